@@ -1,0 +1,93 @@
+"""Bodies with retries or a timeout: a loop inside the node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from motus.errors import TaskCancelledError
+from motus.runtime.containers import futures_in, replace_futures
+from motus.runtime.node import CANCELLED, Node
+
+if TYPE_CHECKING:
+    from motus.runtime.scheduler import GraphScheduler
+
+__all__ = ["run_attempts"]
+
+
+async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs: Any) -> Any:
+    """The body of a node whose policy has retries or a timeout.
+
+    Returns the settled value. Raises the error of the last attempt, or `TimeoutError`. Children of
+    an attempt are gone before the next one begins; cancellation ends the loop wherever it is.
+    """
+    policy = node.af_spec.policy
+    failures = 0
+    while True:
+        with anyio.CancelScope() as scope:
+            if policy.timeout is not None:
+                scope.deadline = scheduler.backend.now() + policy.timeout
+            try:
+                return await _one_attempt(scheduler, node, args, kwargs)
+            except _DependencyCancelled as stop:
+                scheduler.graph.cancel(node, stop.reason)
+                raise stop.reason from None
+            except TaskCancelledError:
+                # A cancelled task is not tried again, and neither is what could not do without it.
+                raise
+            except Exception as failed:  # noqa: BLE001 - every failure is retried; the last one is raised
+                error: Exception = failed
+        if scope.cancelled_caught:
+            error = TimeoutError(
+                f"Task '{node.af_spec.name}' timed out after {policy.timeout} seconds"
+            )
+        failures += 1
+        if failures > policy.retries:
+            raise error
+        scheduler.graph.attempt_failed(node, error)
+        scheduler.follow_up()
+        await scheduler.childless(node)
+        if policy.retry_delay:
+            await anyio.sleep(policy.retry_delay)
+        scheduler.graph.attempt_started(node)
+
+
+class _DependencyCancelled(Exception):  # noqa: N818 - a signal between two functions of this file
+    def __init__(self, reason: BaseException) -> None:
+        self.reason = reason
+
+
+async def _one_attempt(scheduler: GraphScheduler, node: Node, args: Any, kwargs: Any) -> Any:
+    spec = node.af_spec
+    if spec.is_coroutine:
+        value = await spec.fn(*args, **(kwargs or {}))
+    else:
+        value = await _on_a_thread(scheduler, node, args, kwargs)
+    futures = futures_in((value,))
+    scheduler.take_in_all()
+    if futures or scheduler.has_children(node):
+        scheduler.graph.attempt_returned(node)
+        for future in futures:
+            try:
+                await future  # type: ignore[misc]  # every node is an AgentFuture
+            except TaskCancelledError as reason:
+                if future.af_state == CANCELLED:
+                    raise _DependencyCancelled(reason) from None
+                raise
+        await scheduler.childless(node)
+    return replace_futures(value)
+
+
+async def _on_a_thread(scheduler: GraphScheduler, node: Node, args: Any, kwargs: Any) -> Any:
+    ended = scheduler.backend.event()
+    job = scheduler.submit_attempt(node, args, kwargs, ended.set)
+    try:
+        await ended.wait()
+    except BaseException:
+        # Nothing can stop a thread: its result is dropped, and what it calls is cancelled.
+        job.abandoned = True
+        raise
+    if job.error is not None:
+        raise job.error
+    return job.value

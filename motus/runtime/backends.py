@@ -1,0 +1,300 @@
+"""What the scheduler needs of an event loop, for trio and for asyncio.
+
+anyio is the common language of the library; these are the few places where the hot path goes to
+the loop directly, because a runner that is started, or a wake from another thread, would cost
+several times as much through the general interface. Each class is the whole difference that one
+loop makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sys
+import threading
+from collections.abc import Callable, Collection, Coroutine
+from contextvars import copy_context
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+import sniffio
+import trio
+
+__all__ = ["Backend", "loop_identity", "make_backend", "running_library", "thread_safe_caller"]
+
+Runner = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Event(Protocol):
+    def set(self) -> object: ...
+    async def wait(self) -> object: ...
+
+
+class Backend(Protocol):
+    """One event loop, as the scheduler uses it. Everything but `call` is for the loop's thread."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scope(self) -> Callable[[], Any]: ...
+
+    @property
+    def cancelled(self) -> type[BaseException]: ...
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run the function in the loop soon; from any thread. RuntimeError if the loop is gone."""
+
+    async def host(self, began: Callable[[], object]) -> None:
+        """Own the runners and threads from when `began` is called until `close`."""
+
+    def close(self) -> None:
+        """Let `host` return when the runners have ended."""
+
+    def adopt(self, serve: Runner, ended: Callable[[], object]) -> None:
+        """Run `serve` in a task of the loop that ends with the loop, and then call `ended`."""
+
+    def start_runner(self, runner: Runner) -> None: ...
+
+    def start_thread(self, work: Callable[[], None]) -> None:
+        """Run `work` on a daemon thread in which `anyio.from_thread` leads to this loop."""
+
+    async def checkpoint(self) -> None: ...
+
+    def event(self) -> Event: ...
+
+    def now(self) -> float: ...
+
+    def task_name(self, name: str | None) -> str:
+        """Rename the running task (None: leave it); the name before."""
+
+    def open_scopes(self, scope: Any) -> Collection[object]:
+        """The scopes still open inside the given one: a live view."""
+
+    def absorb_stray_cancel(self) -> None:
+        """Forget requests to cancel the running task that came from outside any scope."""
+
+
+class TrioBackend:
+    name = "trio"
+    scope = trio.CancelScope
+    cancelled = trio.Cancelled
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        # Whoever makes a runner necessary may be inside a task's own context: runners start from
+        # this one, which nothing else enters.
+        self._context = copy_context()
+        self._closed = trio.Event()
+        # The pool has its own limit.
+        self._limiter = anyio.CapacityLimiter(1_000_000)
+
+    def call(self, function: Callable[[], object]) -> None:
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            raise RuntimeError("the event loop has ended") from None
+
+    async def host(self, began: Callable[[], object]) -> None:
+        async with trio.open_nursery() as self._nursery:
+            began()
+            with trio.CancelScope(shield=True):
+                # Runners hold the tasks of users: those are cancelled one by one, and the owner of
+                # this scope waits for that before it closes.
+                await self._closed.wait()
+            self._nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def adopt(self, serve: Runner, ended: Callable[[], object]) -> None:
+        async def task() -> None:
+            try:
+                await serve()
+            finally:
+                ended()
+
+        trio.lowlevel.spawn_system_task(task, name="motus-runtime", context=self._context.copy())
+
+    def start_runner(self, runner: Runner) -> None:
+        self._context.run(self._nursery.start_soon, runner)
+
+    def start_thread(self, work: Callable[[], None]) -> None:
+        self._context.run(self._nursery.start_soon, self._thread, work)
+
+    async def _thread(self, work: Callable[[], None]) -> None:
+        await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def event(self) -> Event:
+        return trio.Event()
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def task_name(self, name: str | None) -> str:
+        task = trio.lowlevel.current_task()
+        before = task.name
+        if name is not None:
+            task.name = name
+        return before
+
+    def open_scopes(self, scope: Any) -> Collection[object]:
+        # No public way leads to the scopes inside one; without it, a body that leaves a scope open
+        # is found out only when the runner ends.
+        status = getattr(scope, "_cancel_status", None)
+        return getattr(status, "_children", ())
+
+    def absorb_stray_cancel(self) -> None:
+        """There are none: trio cancels through scopes only."""
+
+
+class AsyncioBackend:
+    name = "asyncio"
+    scope = anyio.CancelScope
+    cancelled = asyncio.CancelledError
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        # Without a context, call_soon_threadsafe copies that of the caller, which may say that
+        # another library is running: the loop would then hang without a word.
+        self._call = functools.partial(self._loop.call_soon_threadsafe, context=self._context)
+        self._closed = asyncio.Event()
+        self._runners: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._adopted: asyncio.Task[None] | None = None
+        self._crash: BaseException | None = None
+
+    def call(self, function: Callable[[], object]) -> None:
+        self._call(function)
+
+    async def host(self, began: Callable[[], object]) -> None:
+        began()
+        cancelled: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            # Runners are plain asyncio tasks, because those start in a fraction of the time; so
+            # this is their nursery, and waits for them, even while the loop cancels all it has.
+            while self._runners or not self._closed.is_set():
+                self._changed.clear()
+                try:
+                    await self._changed.wait()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        ended_by = self._crash or cancelled
+        if ended_by is not None:
+            raise ended_by
+
+    def close(self) -> None:
+        self._closed.set()
+        self._changed.set()
+
+    def adopt(self, serve: Runner, ended: Callable[[], object]) -> None:
+        task = self._loop.create_task(serve(), name="motus-runtime", context=self._context.copy())
+        # The loop itself holds its tasks weakly.
+        self._adopted = task
+        # asyncio cancels what has not begun without ever running it.
+        task.add_done_callback(lambda _: ended(), context=self._context)
+
+    def start_runner(self, runner: Runner) -> None:
+        task = self._loop.create_task(self._runner(runner), context=self._context.copy())
+        self._runners.add(task)
+        task.add_done_callback(self._runner_ended, context=self._context)
+
+    async def _runner(self, runner: Runner) -> None:
+        try:
+            await runner()
+        except asyncio.CancelledError:
+            # The loop is ending and cancels every task it has; the host reports it.
+            return
+
+    def _runner_ended(self, task: asyncio.Task[None]) -> None:
+        self._runners.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._crash is None:
+            self._crash = error
+            self._closed.set()
+        self._changed.set()
+
+    def start_thread(self, work: Callable[[], None]) -> None:
+        # anyio's own worker threads are not daemons: one that is stuck in a task's body would keep
+        # the interpreter from exiting.
+        thread = threading.Thread(
+            target=_claimed, args=(self._loop, work), name="motus-thread", daemon=True
+        )
+        thread.start()
+
+    async def checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
+    def event(self) -> Event:
+        return asyncio.Event()
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def task_name(self, name: str | None) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        before = task.get_name()
+        if name is not None:
+            task.set_name(name)
+        return before
+
+    def open_scopes(self, scope: Any) -> Collection[object]:
+        # As for trio.
+        children: Collection[object] = getattr(scope, "_child_scopes", ())
+        return children
+
+    def absorb_stray_cancel(self) -> None:
+        task = asyncio.current_task()
+        while task is not None and task.cancelling():
+            task.uncancel()
+
+
+def _claimed(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    with contextlib.ExitStack() as stack:
+        # What anyio does for its own threads, so that `from_thread` needs no token in a task's
+        # body; it has no public name, so it is done without where it has gone.
+        module = sys.modules.get("anyio._core._eventloop")
+        claim = getattr(module, "claim_worker_thread", None)
+        asyncio_backend = sys.modules.get("anyio._backends._asyncio")
+        kind = getattr(asyncio_backend, "backend_class", None)
+        if claim is not None and kind is not None:
+            stack.enter_context(claim(kind, loop))
+        work()
+
+
+def running_library() -> str | None:
+    """The async library whose event loop runs in this thread, or None."""
+    try:
+        return sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return None
+
+
+def loop_identity() -> object | None:
+    """An object that stands for the event loop that runs in this thread, or None."""
+    if trio.lowlevel.in_trio_run():
+        return trio.lowlevel.current_trio_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def make_backend() -> Backend:
+    """For the loop that is running."""
+    return TrioBackend() if trio.lowlevel.in_trio_run() else AsyncioBackend()
+
+
+def thread_safe_caller() -> Callable[[Callable[[], object]], object]:
+    """For the loop that is running: what any thread can call to have a function run there."""
+    if trio.lowlevel.in_trio_run():
+        return trio.lowlevel.current_trio_token().run_sync_soon
+    loop = asyncio.get_running_loop()
+    return functools.partial(loop.call_soon_threadsafe, context=copy_context())

@@ -1,0 +1,169 @@
+"""Futures inside lists, tuples and dict values: finding them, and putting values in their place.
+
+Only these three types, and named tuples, are looked into; every other object is passed as it is.
+Nothing here recurses in Python, so nesting may be as deep as memory allows, and a container that
+contains itself is visited once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from motus.runtime.node import Node
+
+__all__ = [
+    "AMONG_ARGUMENTS",
+    "ATOMS",
+    "CONTAINERS",
+    "INSIDE_CONTAINERS",
+    "NO_FUTURES",
+    "fill_arguments",
+    "futures_in",
+    "is_container",
+    "may_hold_futures",
+    "replace_futures",
+]
+
+# Where the futures of a call are: it decides how its arguments are filled.
+NO_FUTURES: Final = 0
+AMONG_ARGUMENTS: Final = 1
+INSIDE_CONTAINERS: Final = 2
+
+CONTAINERS: Final = (list, tuple, dict)
+# What most values are, and never a future nor a container: the cheapest first question.
+ATOMS: Final = frozenset({int, str, float, bool, type(None), bytes})
+
+_HOLDERS: Final = (Node, list, tuple, dict)
+
+
+def may_hold_futures(value: Any) -> bool:
+    """Whether it is worth while to look into the value."""
+    return type(value) not in ATOMS and isinstance(value, _HOLDERS)
+
+
+def fill_arguments(holds: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a call with the results of its futures in their place."""
+    if holds == AMONG_ARGUMENTS:
+        return [one.af_value if isinstance(one, Node) else one for one in args], kwargs
+    return replace_futures(args), replace_futures(kwargs)
+
+
+def is_container(value: Any) -> bool:
+    """Whether the value can contain futures that count."""
+    kind = type(value)
+    return (
+        kind is list
+        or kind is tuple
+        or kind is dict
+        # A named tuple has no base class of its own to ask for.
+        or (isinstance(value, tuple) and hasattr(kind, "_make"))
+    )
+
+
+def futures_in(values: Iterable[Any]) -> list[Node]:
+    """The futures among the values and in the containers among them, in order."""
+    found: list[Node] = []
+    containers: list[Any] | None = None
+    for value in values:
+        if isinstance(value, Node):
+            found.append(value)
+        elif is_container(value):
+            if containers is None:
+                containers = []
+            containers.append(value)
+    if containers is not None:
+        _search(containers, found)
+    return found
+
+
+def _search(containers: list[Any], found: list[Node]) -> None:
+    seen: set[int] = set()
+    while containers:
+        container = containers.pop()
+        if id(container) in seen:
+            continue
+        seen.add(id(container))
+        for value in container.values() if type(container) is dict else container:
+            if isinstance(value, Node):
+                found.append(value)
+            elif is_container(value):
+                containers.append(value)
+
+
+def replace_futures(value: Any) -> Any:
+    """The value with every future in it replaced by its result; all of them must be done.
+
+    Containers without a future are passed as they are; the others are copied, and named tuples
+    keep their type.
+    """
+    if isinstance(value, Node):
+        return value.af_value
+    if not is_container(value):
+        return value
+    order = _containers_below(value)
+    holding = _holding_futures(order)
+    if id(value) not in holding:
+        return value
+    # Containers are made first and filled afterwards, so that cycles come out as cycles; tuples
+    # cannot be, so they are made once all that they contain is there.
+    made: dict[int, Any] = {}
+    for container in order:
+        if id(container) in holding and not isinstance(container, tuple):
+            made[id(container)] = type(container)()
+
+    def new(item: Any) -> Any:
+        return item.af_value if isinstance(item, Node) else made.get(id(item), item)
+
+    # `order` has every container after those that contain it: the innermost tuple comes first.
+    for container in reversed(order):
+        if id(container) in holding and isinstance(container, tuple):
+            items = [new(item) for item in container]
+            kind: Any = type(container)
+            made[id(container)] = tuple(items) if kind is tuple else kind._make(items)
+    for container in order:
+        if id(container) in holding:
+            if isinstance(container, list):
+                made[id(container)].extend([new(item) for item in container])
+            elif isinstance(container, dict):
+                made[id(container)].update((key, new(item)) for key, item in container.items())
+    return made[id(value)]
+
+
+def _containers_below(value: Any) -> list[Any]:
+    """The container and all in it, each after everything that contains it (cycles aside)."""
+    finished: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(value, False)]
+    while stack:
+        container, left = stack.pop()
+        if left:
+            finished.append(container)
+            continue
+        if id(container) in seen:
+            continue
+        seen.add(id(container))
+        stack.append((container, True))
+        items = container.values() if type(container) is dict else container
+        stack.extend((item, False) for item in items if is_container(item))
+    finished.reverse()
+    return finished
+
+
+def _holding_futures(order: list[Any]) -> set[int]:
+    """The ids of the containers that hold a future somewhere below."""
+    above: dict[int, list[int]] = {}
+    holding: list[int] = []
+    for container in order:
+        for item in container.values() if type(container) is dict else container:
+            if isinstance(item, Node):
+                holding.append(id(container))
+            elif is_container(item):
+                above.setdefault(id(item), []).append(id(container))
+    found: set[int] = set()
+    while holding:
+        one = holding.pop()
+        if one not in found:
+            found.add(one)
+            holding.extend(above.get(one, ()))
+    return found

@@ -1,0 +1,100 @@
+"""How a task is run: its policy, and everything else that is the same for all of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from motus.runtime.types import NORMAL_TASK
+
+__all__ = ["ATTEMPTS", "COROUTINE", "INLINE", "THREAD", "TaskPolicy", "TaskSpec"]
+
+
+def _at_least(least: float) -> Callable[[Any, Any, Any], None]:
+    def check(_: Any, attribute: Any, value: Any) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not value >= least:
+            raise ValueError(
+                f"{attribute.name} must be a number of at least {least}, not {value!r}"
+            )
+
+    return check
+
+
+def _timeout(_: Any, attribute: Any, value: Any) -> None:
+    if value is not None and (
+        not isinstance(value, int | float) or isinstance(value, bool) or not value > 0
+    ):
+        raise ValueError(
+            f"{attribute.name} must be a positive number of seconds, or None, not {value!r}"
+        )
+
+
+def _whole(_: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{attribute.name} must be a whole number of at least 0, not {value!r}")
+
+
+@attrs.frozen
+class TaskPolicy:
+    """What happens when a task fails or takes too long.
+
+    `retries`: how often it is tried again after the first failure. `timeout`: seconds for each
+    attempt, its children and the futures that it returns included; more is a `TimeoutError`, which
+    is a failure. `retry_delay`: seconds between two attempts. Cancellation is never retried.
+    """
+
+    retries: int = attrs.field(default=0, validator=_whole)
+    timeout: float | None = attrs.field(default=None, validator=_timeout)
+    retry_delay: float = attrs.field(default=0.0, validator=_at_least(0))
+
+
+# How the body of a node is run.
+COROUTINE: Final = 0  # a coroutine function: driven in the loop, its first step at once
+THREAD: Final = 1  # any other callable: on a worker thread
+INLINE: Final = 2  # one of our own that never blocks: called in the loop
+ATTEMPTS: Final = 3  # with retries or a timeout, whatever the callable is
+
+
+class TaskSpec:
+    """What is the same for every call of a task."""
+
+    __slots__ = (
+        "fn",
+        "is_coroutine",
+        "is_part",
+        "kind",
+        "name",
+        "num_returns",
+        "policy",
+        "task_type",
+    )
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        is_coroutine: bool,
+        inline: bool = False,
+        is_part: bool = False,
+        policy: TaskPolicy = TaskPolicy(),
+        num_returns: int = 1,
+        task_type: str = NORMAL_TASK,
+    ) -> None:
+        self.fn = fn
+        self.name = name
+        self.is_coroutine = is_coroutine
+        # One of several results of the task that is its first argument.
+        self.is_part = is_part
+        self.policy = policy
+        self.num_returns = num_returns
+        self.task_type = task_type
+        if inline:
+            self.kind = INLINE
+        elif policy.retries or policy.timeout is not None:
+            self.kind = ATTEMPTS
+        else:
+            self.kind = COROUTINE if is_coroutine else THREAD

@@ -1,0 +1,506 @@
+"""The scheduler: performs what the graph decides, inside one task group of one event loop.
+
+Everything here happens in the loop's thread, but for `submit`, `post`, `cancel`, `block` and
+`when_finished`, which any thread may call: they leave what is to be done in the inbox and have the
+loop woken once for all that is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from _thread import allocate_lock, get_ident
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+import anyio.abc
+import sniffio
+
+from motus.runtime.backends import Event, make_backend, running_library, thread_safe_caller
+from motus.runtime.containers import futures_in, may_hold_futures, replace_futures
+from motus.runtime.cycles import circle, waits_for_itself
+from motus.runtime.failures import Failure
+from motus.runtime.future import current
+from motus.runtime.graph import NOTIFY, STOP, Graph
+from motus.runtime.node import DONE, Extra, Node
+from motus.runtime.runners import Runners
+from motus.runtime.threads import Job, ThreadPool, current_job
+
+__all__ = ["SHUTTING_DOWN", "GraphScheduler"]
+
+SHUTTING_DOWN: Final = "Motus runtime is shutting down"
+# How long a closing runtime waits for synchronous bodies, which nothing can stop, in seconds.
+THREAD_GRACE: Final = 5.0
+
+
+class GraphScheduler:
+    """One runtime's tasks. Made in the loop that it will run in; `async with` runs it.
+
+    Leaving the block normally waits for every task. Leaving it by an exception or a cancellation
+    cancels every task, and waits until they have stopped.
+    """
+
+    def __init__(self, *, max_threads: int | None = None) -> None:
+        self.graph = Graph(replace_futures, Failure.of)
+        self.backend = make_backend()
+        self.thread_id = get_ident()
+        # What other threads want done: functions with two arguments, in order.
+        self.inbox: deque[tuple[Callable[[Any, Any], object], Any, Any]] = deque()
+        # Nodes whose body is suspended in a runner or runs on a thread, by id.
+        self.running: dict[int, Node] = {}
+        self.runners = Runners(self)
+        limit = min(32, (os.cpu_count() or 1) + 4) if max_threads is None else max_threads
+        self.threads = ThreadPool(limit, self._start_thread)
+        self.closed = False
+        self._kicked = False
+        # Closing may lead to another runtime that is closing, and back here.
+        self._closing_lock = threading.RLock()
+        self._began = self.backend.event()
+        self._hosted = self.backend.event()
+        self._host_ended = False
+        self._shutdown_asked = self.backend.event()
+        self._finished: Event | None = None
+        self._thread_ended: Event | None = None
+        self._interrupt: Failure | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    # ------------------------------------------------------------------ opening and closing
+
+    async def __aenter__(self) -> Self:
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        try:
+            self._tasks.start_soon(self._host)
+            # Not `TaskGroup.start`, which waits for the host when it is cancelled.
+            await self._began.wait()
+        except BaseException:
+            # Cancelled before it began; the host may have begun all the same.
+            self.backend.close()
+            self.loop_ended()
+            await self._tasks.__aexit__(*sys.exc_info())
+            raise
+        self.runners.open()
+        return self
+
+    async def _host(self) -> None:
+        try:
+            await self.backend.host(self._began.set)
+        finally:
+            # Also when a runner has crashed: then nobody waits for what will not happen.
+            self._host_ended = True
+            self.runners.close()
+            self._hosted.set()
+            if self._finished is not None:
+                self._finished.set()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None and self.graph.poison is None:
+                await self._all_finished()
+        finally:
+            await self._close()
+        interrupt = self._interrupt
+        if error is None and interrupt is not None and not interrupt.retrieved:
+            # Control-C reached a body whose result nobody asked for: it was meant for the program.
+            raise interrupt.retrieve()
+
+    def shut_down(self) -> None:
+        """Have everything stopped; futures that are not done fail with `SHUTTING_DOWN`.
+
+        From any thread; returns at once. `until_shut_down` returns in whoever serves the runtime.
+        """
+        self.post(self._shut_down, None, None)
+
+    async def until_shut_down(self) -> None:
+        """Wait for `shut_down`."""
+        await self._shutdown_asked.wait()
+
+    def _shut_down(self, _one: None, _two: None) -> None:
+        if self.graph.poison is None:
+            self.graph.poison = Failure(RuntimeError(SHUTTING_DOWN), None)
+            self._cancel_everything()
+            self.follow_up()
+        self._shutdown_asked.set()
+
+    async def _all_finished(self) -> None:
+        while (self.graph.unfinished or self.inbox) and not self._host_ended:
+            self._finished = self.backend.event()
+            self.follow_up()
+            await self._finished.wait()
+
+    async def _close(self) -> None:
+        """Stop what runs, wait until it has stopped, and let go of runners and threads."""
+        assert self._tasks is not None
+        with anyio.CancelScope(shield=True):
+            self._cancel_everything()
+            while self.graph.advance(1000):
+                self.follow_up()
+                await self.backend.checkpoint()
+            await self._all_finished()
+            await self._threads_end()
+            self.threads.close()
+            self.runners.close()
+            self.backend.close()
+            await self._hosted.wait()
+        try:
+            # Nobody is left in it. Not in the shield, which was opened inside it; so this may be
+            # where a cancellation from above arrives.
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            self.runners.dispose()
+            self.closed = True
+            self._close_inbox()
+
+    def _cancel_everything(self) -> None:
+        graph = self.graph
+        self.take_in_all()
+        graph.closing = True
+        roots = [*graph.ready, *self.running.values(), *graph.foreign_waits.values()]
+        for node in roots:
+            graph.cancel(node)
+
+    async def _threads_end(self) -> None:
+        with anyio.move_on_after(THREAD_GRACE):
+            while self.threads.running():
+                self._thread_ended = self.backend.event()
+                await self._thread_ended.wait()
+        if stuck := self.threads.running():
+            names = ", ".join(sorted({f"'{job.node.af_spec.name}'" for job in stuck}))
+            warnings.warn(
+                f"Motus left {len(stuck)} threads behind, whose tasks did not end within "
+                f"{THREAD_GRACE:g} seconds after they were told to: {names}. Let long synchronous "
+                "bodies call motus.runtime.check_cancelled().",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _close_inbox(self) -> None:
+        """No loop will look after what is left, or still comes: finish it here and now."""
+        with self._closing_lock:
+            self._cancel_everything()
+            for node in list(self.running.values()):
+                self.graph.stopped(node)
+            self.running.clear()
+            while self.graph.fallout or self.graph.orders:
+                self.graph.advance(1000)
+                self.perform()
+
+    def loop_ended(self) -> None:
+        """The loop has ended, or will run nothing of this any more. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.runners.close()
+        self.runners.dispose()
+        if self.graph.poison is None:
+            self.graph.poison = Failure(RuntimeError(SHUTTING_DOWN), None)
+        self._close_inbox()
+
+    # ------------------------------------------------------------------ from any thread
+
+    def submit(self, node: Node, dependencies: list[Node] | None) -> None:
+        """Take a new node in."""
+        if self.thread_id == get_ident() and not self.closed:
+            self.graph.wire(node, dependencies)
+            if not self.runners.awake:
+                self.follow_up()
+            return
+        # The context says which library runs where it was copied, not where it will be used.
+        node.af_context.run(sniffio.current_async_library_cvar.set, None)
+        job = current_job()
+        if job is not None and job.abandoned:
+            node.af_parent = None
+            self.post(self.graph.refuse, node, job.node)
+        else:
+            self.post(self.graph.wire, node, dependencies)
+
+    def post(self, function: Callable[[Any, Any], object], one: Any, two: Any) -> None:
+        """Have `function(one, two)` called in the loop, after what was posted before."""
+        self.inbox.append((function, one, two))
+        if self.closed:
+            self._close_inbox()
+        elif not self._kicked:
+            self._kicked = True
+            try:
+                self.backend.call(self._kick)
+            except RuntimeError:
+                self.loop_ended()
+
+    def cancel(self, node: Node) -> bool:
+        """Cancel the node, its children and all downstream; False if it was done."""
+        target = node
+        if node.af_spec.is_part and node.af_args is not None and node.af_args[0].af_state < DONE:
+            # One of several results: they are cancelled together.
+            target = node.af_args[0]
+        if target.af_state >= DONE:
+            return False
+        if self.thread_id == get_ident() and not self.closed:
+            self.graph.cancel(target)
+            self.follow_up()
+        else:
+            self.post(lambda one, _: self.graph.cancel(one), target, None)
+        return True
+
+    def when_finished(self, node: Node, notify: Callable[[], object]) -> None:
+        """Call `notify` in this scheduler's loop when the node has finished."""
+        self.post(self._add_waiter, node, notify)
+
+    def block(self, node: Node, timeout: float | None) -> None:
+        """Block this thread until the node has finished; TimeoutError after `timeout` seconds."""
+        library = running_library()
+        if library is not None:
+            if self.thread_id == get_ident() and not self.closed:
+                raise RuntimeError(
+                    "resolve() called from the runtime event loop — this may lead to a deadlock. "
+                    "Use 'await future' instead."
+                )
+            warnings.warn(
+                f"resolve() blocks this thread, and with it every other task of the {library} loop "
+                "that runs in it: in an async context, use 'await future' instead.",
+                UserWarning,
+                stacklevel=4,
+            )
+        self._check_not_above(node)
+        gate = allocate_lock()
+        gate.acquire()
+        self.when_finished(node, gate.release)
+        wait = -1 if timeout is None else max(0.0, timeout)
+        job = current_job()
+        if job is None:
+            finished = gate.acquire(timeout=wait)
+        else:
+            pool: ThreadPool = job.node.af_runtime.threads
+            with pool.slot_given_back():
+                finished = gate.acquire(timeout=wait)
+        if not finished:
+            raise TimeoutError(
+                f"no result of task '{node.af_spec.name}' (id={node.af_id}) after {timeout} seconds"
+            )
+
+    # ------------------------------------------------------------------ waiting
+
+    async def wait(self, node: Node) -> None:
+        """Return when the node has finished. In any loop; cancelling it cancels only the wait."""
+        self._check_not_above(node)
+        if self.thread_id == get_ident() and not self.closed:
+            event = self.backend.event()
+            self._add_waiter(node, event.set)
+            try:
+                await event.wait()
+            except BaseException:
+                extra = node.af_extra
+                if extra is not None and extra.waiters is not None:
+                    extra.waiters.remove(event.set)
+                raise
+            return
+        here = thread_safe_caller()
+        send, receive = anyio.create_memory_object_stream[None](1)
+
+        def notify() -> None:
+            try:
+                here(send.close)
+            except RuntimeError:
+                # The loop that waited has ended, and so has the wait. trio's error is one too.
+                return
+
+        self.when_finished(node, notify)
+        with send, receive:
+            async for _ in receive:
+                raise AssertionError("nothing is sent here")
+
+    def _check_not_above(self, node: Node) -> None:
+        here = current.get(None)
+        if isinstance(here, Node):
+            above = here if here is node else circle(here, node)
+            if above is not None:
+                raise waits_for_itself(here, above)
+
+    def _add_waiter(self, node: Node, notify: Callable[[], object]) -> None:
+        if node.af_state >= DONE:
+            notify()
+            return
+        if node.af_extra is None:
+            node.af_extra = Extra()
+        if node.af_extra.waiters is None:
+            node.af_extra.waiters = []
+        node.af_extra.waiters.append(notify)
+
+    def has_children(self, node: Node) -> bool:
+        """Whether a task that the node's body has called is unfinished."""
+        return node.af_extra is not None and bool(node.af_extra.children)
+
+    async def childless(self, node: Node) -> None:
+        """Return when no child of the node is left; for its own body."""
+        while self.has_children(node):
+            event = self.backend.event()
+            assert node.af_extra is not None
+            node.af_extra.childless = event.set
+            await event.wait()
+
+    # ------------------------------------------------------------------ for the runners
+
+    def take_in(self, most: int) -> None:
+        """Do up to so many things that other threads want done."""
+        inbox = self.inbox
+        while inbox and most > 0:
+            most -= 1
+            function, one, two = inbox.popleft()
+            function(one, two)
+
+    def take_in_all(self) -> None:
+        """Do all that other threads want done by now."""
+        while self.inbox:
+            self.take_in(len(self.inbox))
+
+    def perform(self) -> None:
+        """Carry out the graph's orders."""
+        orders = self.graph.orders
+        while orders:
+            batch = orders[:]
+            orders.clear()
+            for order in batch:
+                verb, subject = order[0], order[1]
+                if verb is NOTIFY:
+                    subject()
+                elif verb is STOP:
+                    self._stop(subject)
+                else:
+                    self._watch(subject, order[2])
+
+    def _stop(self, node: Node) -> None:
+        control = node.af_control
+        if isinstance(control, Job):
+            # Nothing can stop a thread: its result is dropped, and what it calls is cancelled.
+            control.abandoned = True
+            self.running.pop(node.af_id, None)
+            self.graph.stopped(node)
+        elif control is not None:
+            control.cancel()
+
+    def _watch(self, other: Node, node: Node) -> None:
+        def report(_one: Any, _two: Any) -> None:
+            self.graph.foreign_finished(node, other.af_state, other.af_value)
+
+        other.af_runtime.when_finished(other, lambda: self.post(report, None, None))
+
+    def follow_up(self) -> None:
+        """After an event from outside the runners: carry out orders, see that the rest is."""
+        if self.graph.orders:
+            self.perform()
+        if not self.runners.awake:
+            if self.graph.ready or self.graph.fallout or self.inbox:
+                self.runners.wake()
+            else:
+                self.check_finished()
+
+    def check_finished(self) -> None:
+        """Tell whoever leaves the block when nothing is unfinished any more."""
+        if self._finished is not None and not self.graph.unfinished and not self.inbox:
+            self._finished.set()
+
+    def body_raised(self, node: Node, error: BaseException) -> None:
+        """A body ended with an exception: a failure, or the end of one that was told to stop."""
+        if isinstance(error, self.backend.cancelled) or (
+            isinstance(error, BaseExceptionGroup) and error.split(self.backend.cancelled)[1] is None
+        ):
+            self.graph.stopped(node)
+            return
+        failure = Failure.of(node, error)
+        if isinstance(error, KeyboardInterrupt):
+            self._interrupt = failure
+        self._explain_backend(error)
+        self.graph.fail(node, failure)
+
+    def _explain_backend(self, error: BaseException) -> None:
+        if self.backend.name != "trio" or not isinstance(error, RuntimeError | TypeError):
+            return
+        text = str(error)
+        if "no running event loop" in text or "unrecognized yield message" in text:
+            error.add_note(
+                "This task runs on trio and called asyncio. Use anyio, or run on asyncio: set "
+                "MOTUS_BACKEND=asyncio, and start a server with --backend asyncio."
+            )
+
+    # ------------------------------------------------------------------ synchronous bodies
+
+    def start_job(self, node: Node, args: Any, kwargs: dict[str, Any] | None) -> None:
+        """Run the body of a node on a thread."""
+        context = node.af_context
+        context.run(_enter_thread, node)
+        job = Job(node, node.af_spec.fn, args, kwargs, context, self._job_ended)
+        node.af_args = node.af_kwargs = None
+        node.af_control = job
+        self.running[node.af_id] = node
+        self.threads.submit(job)
+
+    def submit_attempt(
+        self, node: Node, args: Any, kwargs: dict[str, Any] | None, ended: Callable[[], object]
+    ) -> Job:
+        """Run one attempt of a body on a thread; `ended` is called in the loop."""
+        # A copy: the thread of an attempt that timed out may still be in its context.
+        context = copy_context()
+        context.run(_enter_thread, node)
+
+        def report(job: Job) -> None:
+            self.post(self._attempt_ended, job, ended)
+
+        job = Job(node, node.af_spec.fn, args, kwargs, context, report)
+        self.threads.submit(job)
+        return job
+
+    def _job_ended(self, job: Job) -> None:
+        value = job.value
+        futures = None
+        if may_hold_futures(value):
+            # In the thread: a result may be large.
+            futures = futures_in((value,)) or None
+        self.post(self._finish_job, job, futures)
+
+    def _finish_job(self, job: Job, futures: list[Node] | None) -> None:
+        self._note_thread_ended()
+        if job.abandoned:
+            return
+        node = job.node
+        self.running.pop(node.af_id, None)
+        node.af_control = None
+        if job.error is not None:
+            self.body_raised(node, job.error)
+        else:
+            self.graph.succeed(node, job.value, futures)
+
+    def _attempt_ended(self, job: Job, ended: Callable[[], object]) -> None:
+        self._note_thread_ended()
+        ended()
+
+    def _note_thread_ended(self) -> None:
+        if self._thread_ended is not None:
+            self._thread_ended.set()
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        if self.thread_id == get_ident():
+            self.backend.start_thread(work)
+        else:
+            self.backend.call(lambda: self.backend.start_thread(work))
+
+    def _kick(self) -> None:
+        # First the flag: what is posted from here on kicks again.
+        self._kicked = False
+        if self.inbox and not self.runners.awake:
+            self.runners.wake()
+
+
+def _enter_thread(node: Node) -> None:
+    """Set up the context of a body that runs on a thread, where no loop runs."""
+    current.set(node)
+    sniffio.current_async_library_cvar.set(None)

@@ -1,0 +1,205 @@
+"""Worker threads for synchronous bodies.
+
+A slot is the right to run, and there are `limit` of them. A body that blocks in `resolve()` gives
+its slot back and takes one again, ahead of every waiting job, before it goes on: so bodies that
+wait for other bodies finish at any depth, whatever the limit is.
+
+Jobs are handed over under one lock; a thread that finishes takes the next job without being woken.
+"""
+
+from __future__ import annotations
+
+import threading
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any
+
+from motus.errors import TaskCancelledError
+from motus.runtime.node import Node
+
+__all__ = ["Job", "ThreadPool", "current_job"]
+
+_here = threading.local()
+
+
+def current_job() -> Job | None:
+    """The job that this thread works on, or None if it is not a worker thread."""
+    return getattr(_here, "job", None)
+
+
+class Job:
+    """One call of a synchronous body."""
+
+    __slots__ = (
+        "abandoned", "args", "context", "error", "fn", "kwargs", "node", "report", "value",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        node: Node,
+        fn: Callable[..., Any],
+        args: Any,
+        kwargs: dict[str, Any] | None,
+        context: Context,
+        report: Callable[[Job], object],
+    ) -> None:
+        self.node = node
+        self.fn: Callable[..., Any] | None = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.context: Context | None = context
+        # Called in the worker thread when the body has ended, also when it was abandoned.
+        self.report = report
+        self.abandoned = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        fn, args, kwargs, context = self.fn, self.args, self.kwargs, self.context
+        assert fn is not None
+        assert context is not None
+        self.fn = self.args = self.kwargs = self.context = None
+        if not self.abandoned:
+            try:
+                self.value = context.run(fn, *args, **(kwargs or {}))
+            except BaseException as error:  # noqa: BLE001 - the task's outcome, whatever it is; SystemExit must not end the thread
+                self.error = error
+
+    def raise_if_abandoned(self) -> None:
+        if self.abandoned:
+            raise TaskCancelledError(self.node.af_spec.name, self.node.af_id)
+
+
+class _Worker:
+    __slots__ = ("gate", "job")
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.gate = allocate_lock()
+        self.gate.acquire()
+
+
+class ThreadPool:
+    """At most `limit` synchronous bodies run at once; threads are started when they are needed.
+
+    `start_thread(work)` runs `work` on a new daemon thread. A thread ends after the pool is
+    closed, and never before the body that it runs.
+    """
+
+    def __init__(self, limit: int, start_thread: Callable[[Callable[[], None]], None]) -> None:
+        self._limit = limit
+        self._start_thread = start_thread
+        self._lock = allocate_lock()
+        self._waiting: deque[Job] = deque()
+        self._idle: list[_Worker] = []
+        self._resuming: deque[Any] = deque()
+        self._slots_taken = 0
+        self._busy: dict[int, Job] = {}
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        """Run the job as soon as there is a slot. For the loop's thread."""
+        with self._lock:
+            if self._slots_taken >= self._limit:
+                self._waiting.append(job)
+                return
+            self._slots_taken += 1
+            self._busy[id(job)] = job
+            worker = self._idle.pop() if self._idle else None
+        self._give(worker, job)
+
+    def running(self) -> list[Job]:
+        """The jobs whose bodies have begun and not ended."""
+        # One step for the interpreter, so it needs no lock.
+        return list(self._busy.copy().values())
+
+    def close(self) -> None:
+        """Let idle threads end, and busy ones when their bodies have ended."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.gate.release()
+
+    @contextmanager
+    def slot_given_back(self) -> Iterator[None]:
+        """While the body that runs in this thread only waits, another may run."""
+        with self._lock:
+            handed = self._pass_slot_on()
+        if handed is not None:
+            self._give(*handed)
+        try:
+            yield
+        finally:
+            gate = None
+            with self._lock:
+                if self._slots_taken < self._limit:
+                    self._slots_taken += 1
+                else:
+                    gate = allocate_lock()
+                    gate.acquire()
+                    self._resuming.append(gate)
+            if gate is not None:
+                gate.acquire()
+
+    def _pass_slot_on(self) -> tuple[_Worker | None, Job] | None:
+        """Give a slot to whoever is next; what is returned must be given its job afterwards."""
+        if self._resuming:
+            self._resuming.popleft().release()
+        elif self._waiting:
+            job = self._waiting.popleft()
+            self._busy[id(job)] = job
+            return (self._idle.pop() if self._idle else None), job
+        else:
+            self._slots_taken -= 1
+        return None
+
+    def _give(self, worker: _Worker | None, job: Job) -> None:
+        if worker is not None:
+            worker.job = job
+            worker.gate.release()
+            return
+        worker = _Worker()
+        worker.job = job
+        self._start_thread(_Work(self, worker))
+
+    def work(self, worker: _Worker) -> None:
+        """The life of a worker thread."""
+        while True:
+            job, worker.job = worker.job, None
+            if job is None:
+                return
+            _here.job = job
+            job.run()
+            _here.job = None
+            # Before it is reported: whoever hears of it may ask what is still running.
+            del self._busy[id(job)]
+            job.report(job)
+            with self._lock:
+                if self._waiting and not self._resuming:
+                    # The slot stays here: the next job needs no other thread.
+                    worker.job = self._waiting.popleft()
+                    self._busy[id(worker.job)] = worker.job
+                    job = None
+                    continue
+                self._pass_slot_on()
+                if self._closed:
+                    return
+                self._idle.append(worker)
+            job = None
+            worker.gate.acquire()
+
+
+class _Work:
+    """The work of one thread: a callable with a name that a debugger can show."""
+
+    def __init__(self, pool: ThreadPool, worker: _Worker) -> None:
+        self._pool = pool
+        self._worker = worker
+        self.__name__ = "motus-thread"
+
+    def __call__(self) -> None:
+        self._pool.work(self._worker)

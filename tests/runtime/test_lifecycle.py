@@ -1,0 +1,436 @@
+"""Where tasks run: in a block, in a loop that is there, or behind synchronous code."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import pytest
+import sniffio
+import trio
+
+import motus
+from motus.runtime import (
+    AgentFuture,
+    TaskCancelledError,
+    agent_task,
+    cancel,
+    get_runtime,
+    init,
+    is_initialized,
+    open_runtime,
+    resolve,
+    shutdown,
+)
+
+pytestmark = pytest.mark.realtime
+
+BACKENDS = ["trio", "asyncio"]
+
+
+@agent_task
+async def inc(x: int) -> int:
+    return x + 1
+
+
+@agent_task
+def double(x: int) -> int:
+    return 2 * x
+
+
+@agent_task
+async def later(x: int, seconds: float = 0.01) -> int:
+    await anyio.sleep(seconds)
+    return x
+
+
+@agent_task
+async def forever() -> int:
+    await anyio.sleep_forever()
+    return 0
+
+
+@agent_task
+async def total(xs: list[int]) -> int:
+    return sum(xs)
+
+
+@agent_task
+async def library() -> str:
+    return sniffio.current_async_library()
+
+
+@pytest.fixture(params=BACKENDS)
+def background(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A background runtime on either backend."""
+    init(backend=request.param)
+    yield request.param
+    shutdown()
+
+
+def run(backend: str, function: Any, *args: Any) -> Any:
+    return anyio.run(function, *args, backend=backend)
+
+
+def test_synchronous_code_needs_no_setup() -> None:
+    assert not is_initialized()
+    assert resolve(inc(double(later(1)))) == 3
+    assert is_initialized()
+    shutdown()
+    assert not is_initialized()
+    assert resolve(library()) == "trio"
+    shutdown()
+
+
+def test_background_results_errors_and_cancellation(background: str) -> None:
+    assert resolve(library()) == background
+    future = inc(0)
+    for _ in range(3000):
+        future = inc(future)
+    assert resolve(future) == 3001
+    assert resolve(total([inc(i) for i in range(3000)])) == sum(range(1, 3001))
+    assert resolve([inc(1), double(2)]) == [2, 4]
+    endless = forever()
+    below = inc(endless)
+    assert cancel(endless)
+    for one in (endless, below):
+        with pytest.raises(TaskCancelledError):
+            resolve(one)
+    with pytest.raises(TypeError):
+        resolve(inc(inc("x")))
+
+
+def test_a_timeout_of_resolve_leaves_the_task_alone(background: str) -> None:
+    endless = forever()
+    with pytest.raises(TimeoutError, match="no result of task 'forever'"):
+        resolve(endless, timeout=0.01)
+    assert not endless.af_done()
+    cancel(endless)
+    with pytest.raises(TaskCancelledError):
+        endless.af_result(timeout=10)
+
+
+def test_the_variable_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTUS_BACKEND", "asyncio")
+    assert resolve(library()) == "asyncio"
+    shutdown()
+    monkeypatch.setenv("MOTUS_BACKEND", "twisted")
+    with pytest.raises(ValueError, match="MOTUS_BACKEND must be 'trio' or 'asyncio'"):
+        inc(1)
+
+
+def test_init_twice_is_refused_and_shutdown_twice_is_not() -> None:
+    runtime = init()
+    assert get_runtime() is runtime
+    with pytest.raises(RuntimeError, match="already initialized"):
+        init()
+    shutdown()
+    shutdown()
+    init()
+    shutdown()
+
+
+def test_shutdown_fails_what_is_left_and_wakes_who_waits(background: str) -> None:
+    running = forever()
+    pending = inc(running)
+    outcomes: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            resolve(pending)
+        except RuntimeError as error:
+            outcomes.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    resolve(inc(1))
+    shutdown()
+    waiter.join(10)
+    assert not waiter.is_alive()
+    assert [str(error) for error in outcomes] == ["Motus runtime is shutting down"]
+    for future in (running, pending):
+        with pytest.raises(RuntimeError, match="Motus runtime is shutting down"):
+            future.af_result()
+    assert resolve(inc(1)) == 2
+
+
+def test_a_task_called_in_a_thread_of_another_loop(background: str) -> None:
+    async def elsewhere() -> tuple[str, str]:
+        future = library()
+        return await future, sniffio.current_async_library()
+
+    for backend in BACKENDS:
+        with anyio.from_thread.start_blocking_portal(backend) as portal:
+            # In a loop of its own, the task is run by that loop.
+            assert portal.call(elsewhere) == (backend, backend)
+
+
+@pytest.mark.parametrize("here", BACKENDS)
+def test_futures_cross_runtimes(background: str, here: str) -> None:
+    slow, failing, endless = later(1), inc("x"), forever()
+
+    async def main() -> None:
+        async with open_runtime():
+            assert await slow == 1
+            assert await total([inc(slow), later(2), slow]) == 5
+            crossing = inc(later(5, 0.05))
+            assert await crossing == 6
+            with pytest.raises(TypeError):
+                await inc(failing)
+            below = inc(endless)
+            cancel(endless)
+            with pytest.raises(TaskCancelledError):
+                await below
+            with pytest.raises(TaskCancelledError):
+                await endless
+
+    run(here, main)
+    # And the other way round: a future of a loop that is over.
+    holder: list[AgentFuture[int]] = []
+
+    async def make() -> None:
+        async with open_runtime():
+            holder.append(inc(1))
+
+    run(here, make)
+    assert resolve(inc(holder[0])) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_first_task_in_a_running_loop_is_run_by_that_loop(backend: str) -> None:
+    async def main() -> list[Any]:
+        assert not is_initialized()
+        thread = threading.get_ident()
+
+        @agent_task
+        async def where() -> bool:
+            return threading.get_ident() == thread
+
+        results = [await library(), await where(), await inc(double(later(1)))]
+        assert is_initialized()
+        return results
+
+    for _ in range(2):
+        # A second loop in the same process finds nothing of the first.
+        assert run(backend, main) == [backend, True, 3]
+    assert not is_initialized()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_adopted_runtime_ends_with_its_loop(backend: str) -> None:
+    ended: list[str] = []
+    futures: list[AgentFuture[Any]] = []
+
+    @agent_task
+    async def endless() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+
+    async def main() -> None:
+        futures.append(endless())
+        futures.append(inc(futures[0]))
+        await inc(1)
+        await anyio.sleep(0.01)
+
+    run(backend, main)
+    assert ended == ["endless"]
+    assert all(future.af_done() for future in futures)
+    with pytest.raises(TaskCancelledError):
+        resolve(futures[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loop_that_ends_at_once_leaves_no_future_open(backend: str) -> None:
+    futures: list[AgentFuture[Any]] = []
+
+    async def main() -> None:
+        futures.append(later(1, 100))
+        futures.append(inc(futures[0]))
+
+    run(backend, main)
+    assert all(future.af_done() for future in futures)
+
+
+def test_asyncio_run_twice() -> None:
+    async def main() -> int:
+        return await inc(await inc(1))
+
+    assert asyncio.run(main()) == 3
+    assert asyncio.run(main()) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_shutdown_inside_a_loop(backend: str) -> None:
+    async def main() -> None:
+        endless = forever()
+        await inc(1)
+        shutdown()
+        with pytest.raises(RuntimeError, match="shutting down"):
+            await endless
+        assert not is_initialized()
+        assert await inc(1) == 2
+        init_again = get_runtime()
+        assert init_again.is_open
+
+    run(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_blocks_share_nothing(backend: str) -> None:
+    async def one(seen: list[Any]) -> None:
+        async with open_runtime() as runtime:
+            seen.append(runtime.scheduler)
+            assert await total([later(i) for i in range(20)]) == 190
+
+    async def main() -> None:
+        seen: list[Any] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, seen)
+            group.start_soon(one, seen)
+        assert len({id(scheduler) for scheduler in seen}) == 2
+
+    run(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_called_after_the_block_is_refused_with_advice(backend: str) -> None:
+    async def main() -> None:
+        async def late() -> None:
+            await left.wait()
+            with pytest.raises(RuntimeError, match="inside its block"):
+                inc(1)
+
+        left = anyio.Event()
+        async with anyio.create_task_group() as group:
+            async with open_runtime():
+                group.start_soon(late)
+                assert await inc(1) == 2
+            left.set()
+
+    run(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_block_is_entered_once(backend: str) -> None:
+    async def main() -> None:
+        block = open_runtime()
+        async with block:
+            with pytest.raises(RuntimeError, match="opened before"):
+                await block.__aenter__()
+
+    run(backend, main)
+
+
+def test_init_inside_a_loop_takes_that_loop() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="running event loop decides"):
+            init(backend="trio")
+        init(asyncio.get_running_loop())
+        with pytest.raises(RuntimeError, match="already initialized"):
+            init()
+        assert await inc(1) == 2
+
+    asyncio.run(main())
+    with pytest.raises(RuntimeError, match="takes the running event loop only"):
+        init(object())
+
+
+def test_resolve_in_another_loop_warns(background: str) -> None:
+    future = later(1, 0.05)
+
+    async def main() -> int:
+        with pytest.warns(UserWarning, match="async context"):
+            return resolve(future)
+
+    assert trio.run(main) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # A done future blocks nobody.
+        assert trio.run(main_quiet, future) == 1
+
+
+async def main_quiet(future: AgentFuture[int]) -> int:
+    return resolve(future)
+
+
+def test_copying_and_inspecting_a_future_adds_no_task(background: str) -> None:
+    future = inc(1)
+    resolve(future)
+    unfinished = get_runtime().scheduler.graph.unfinished
+    assert not hasattr(future, "__array__")
+    assert copy.copy(future) is future
+    assert copy.deepcopy([future])[0] is future
+    with pytest.raises(TypeError, match="send its value"):
+        future.__reduce__()
+    assert get_runtime().scheduler.graph.unfinished == unfinished
+
+
+PROGRAM = """
+import atexit, sys, time, threading
+from motus import agent_task, resolve
+import anyio
+
+@agent_task
+async def inc(x): return x + 1
+
+@agent_task
+async def forever(): await anyio.sleep_forever()
+
+@agent_task
+def stuck(): time.sleep(60)
+
+futures = [forever(), inc(forever())]
+{stuck}
+print(resolve(inc(1)))
+def wait():
+    try: resolve(futures[1])
+    except RuntimeError as error: print(error, flush=True)
+threading.Thread(target=wait, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_interpreter_exits_with_open_tasks(backend: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM.format(stuck="")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "MOTUS_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "2"
+    assert not done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stuck_thread_delays_the_exit_by_a_few_seconds_at_most(backend: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(stuck="stuck()")],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        env={**os.environ, "MOTUS_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_names_of_the_package_are_those_of_the_runtime() -> None:
+    for name in motus.__all__:
+        assert getattr(motus, name) is not None
+    assert motus.agent_task is agent_task
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = motus.nothing
