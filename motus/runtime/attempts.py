@@ -81,7 +81,7 @@ async def _one_attempt(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
 
 async def _on_a_thread(scheduler: GraphScheduler, node: Node, args: Any, kwargs: Any) -> Any:
     ended = scheduler.backend.event()
-    job = scheduler.submit_attempt(node, args, kwargs, ended.set)
+    job = scheduler.jobs.start_attempt(node, args, kwargs, ended.set)
     try:
         await ended.wait()
     except BaseException:

@@ -119,8 +119,8 @@ def replace_futures(value: Any) -> Any:
     for container in reversed(order):
         if id(container) in holding and isinstance(container, tuple):
             items = [new(item) for item in container]
-            kind: Any = type(container)
-            made[id(container)] = tuple(items) if kind is tuple else kind._make(items)
+            # Not the class itself: a named tuple's takes the items one by one.
+            made[id(container)] = tuple.__new__(type(container), items)
     for container in order:
         if id(container) in holding:
             if isinstance(container, list):

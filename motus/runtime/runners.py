@@ -192,7 +192,7 @@ class Runners:
                     _first_step, node, run_attempts, (self._scheduler, node, args, kwargs), None
                 )
             elif kind == THREAD:
-                self._scheduler.start_job(node, args, kwargs)
+                self._scheduler.jobs.start(node, args, kwargs)
                 return None
             else:
                 graph.succeed(node, node.af_context.run(_inline, node, spec.fn, args))

@@ -7,14 +7,12 @@ loop woken once for all that is in it.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
 from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,20 +21,19 @@ import anyio.abc
 import sniffio
 
 from motus.runtime.backends import Event, make_backend, running_library, thread_safe_caller
-from motus.runtime.containers import futures_in, may_hold_futures, replace_futures
+from motus.runtime.containers import replace_futures
 from motus.runtime.cycles import circle, waits_for_itself
 from motus.runtime.failures import Failure
 from motus.runtime.future import current
 from motus.runtime.graph import NOTIFY, STOP, Graph
+from motus.runtime.jobs import Jobs
 from motus.runtime.node import DONE, Extra, Node
 from motus.runtime.runners import Runners
-from motus.runtime.threads import Job, ThreadPool, current_job
+from motus.runtime.threads import Job, current_job
 
 __all__ = ["SHUTTING_DOWN", "GraphScheduler"]
 
 SHUTTING_DOWN: Final = "Motus runtime is shutting down"
-# How long a closing runtime waits for synchronous bodies, which nothing can stop, in seconds.
-THREAD_GRACE: Final = 5.0
 
 
 class GraphScheduler:
@@ -55,8 +52,7 @@ class GraphScheduler:
         # Nodes whose body is suspended in a runner or runs on a thread, by id.
         self.running: dict[int, Node] = {}
         self.runners = Runners(self)
-        limit = min(32, (os.cpu_count() or 1) + 4) if max_threads is None else max_threads
-        self.threads = ThreadPool(limit, self._start_thread)
+        self.jobs = Jobs(self, max_threads)
         self.closed = False
         self._kicked = False
         # Closing may lead to another runtime that is closing, and back here.
@@ -66,7 +62,6 @@ class GraphScheduler:
         self._host_ended = False
         self._shutdown_asked = self.backend.event()
         self._finished: Event | None = None
-        self._thread_ended: Event | None = None
         self._interrupt: Failure | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -148,8 +143,8 @@ class GraphScheduler:
                 self.follow_up()
                 await self.backend.checkpoint()
             await self._all_finished()
-            await self._threads_end()
-            self.threads.close()
+            await self.jobs.all_ended()
+            self.jobs.pool.close()
             self.runners.close()
             self.backend.close()
             await self._hosted.wait()
@@ -169,21 +164,6 @@ class GraphScheduler:
         roots = [*graph.ready, *self.running.values(), *graph.foreign_waits.values()]
         for node in roots:
             graph.cancel(node)
-
-    async def _threads_end(self) -> None:
-        with anyio.move_on_after(THREAD_GRACE):
-            while self.threads.running():
-                self._thread_ended = self.backend.event()
-                await self._thread_ended.wait()
-        if stuck := self.threads.running():
-            names = ", ".join(sorted({f"'{job.node.af_spec.name}'" for job in stuck}))
-            warnings.warn(
-                f"Motus left {len(stuck)} threads behind, whose tasks did not end within "
-                f"{THREAD_GRACE:g} seconds after they were told to: {names}. Let long synchronous "
-                "bodies call motus.runtime.check_cancelled().",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
     def _close_inbox(self) -> None:
         """No loop will look after what is left, or still comes: finish it here and now."""
@@ -280,8 +260,7 @@ class GraphScheduler:
         if job is None:
             finished = gate.acquire(timeout=wait)
         else:
-            pool: ThreadPool = job.node.af_runtime.threads
-            with pool.slot_given_back():
+            with job.node.af_runtime.jobs.pool.slot_given_back():
                 finished = gate.acquire(timeout=wait)
         if not finished:
             raise TimeoutError(
@@ -381,10 +360,7 @@ class GraphScheduler:
     def _stop(self, node: Node) -> None:
         control = node.af_control
         if isinstance(control, Job):
-            # Nothing can stop a thread: its result is dropped, and what it calls is cancelled.
-            control.abandoned = True
-            self.running.pop(node.af_id, None)
-            self.graph.stopped(node)
+            self.jobs.abandon(control)
         elif control is not None:
             control.cancel()
 
@@ -432,75 +408,8 @@ class GraphScheduler:
                 "MOTUS_BACKEND=asyncio, and start a server with --backend asyncio."
             )
 
-    # ------------------------------------------------------------------ synchronous bodies
-
-    def start_job(self, node: Node, args: Any, kwargs: dict[str, Any] | None) -> None:
-        """Run the body of a node on a thread."""
-        context = node.af_context
-        context.run(_enter_thread, node)
-        job = Job(node, node.af_spec.fn, args, kwargs, context, self._job_ended)
-        node.af_args = node.af_kwargs = None
-        node.af_control = job
-        self.running[node.af_id] = node
-        self.threads.submit(job)
-
-    def submit_attempt(
-        self, node: Node, args: Any, kwargs: dict[str, Any] | None, ended: Callable[[], object]
-    ) -> Job:
-        """Run one attempt of a body on a thread; `ended` is called in the loop."""
-        # A copy: the thread of an attempt that timed out may still be in its context.
-        context = copy_context()
-        context.run(_enter_thread, node)
-
-        def report(job: Job) -> None:
-            self.post(self._attempt_ended, job, ended)
-
-        job = Job(node, node.af_spec.fn, args, kwargs, context, report)
-        self.threads.submit(job)
-        return job
-
-    def _job_ended(self, job: Job) -> None:
-        value = job.value
-        futures = None
-        if may_hold_futures(value):
-            # In the thread: a result may be large.
-            futures = futures_in((value,)) or None
-        self.post(self._finish_job, job, futures)
-
-    def _finish_job(self, job: Job, futures: list[Node] | None) -> None:
-        self._note_thread_ended()
-        if job.abandoned:
-            return
-        node = job.node
-        self.running.pop(node.af_id, None)
-        node.af_control = None
-        if job.error is not None:
-            self.body_raised(node, job.error)
-        else:
-            self.graph.succeed(node, job.value, futures)
-
-    def _attempt_ended(self, job: Job, ended: Callable[[], object]) -> None:
-        self._note_thread_ended()
-        ended()
-
-    def _note_thread_ended(self) -> None:
-        if self._thread_ended is not None:
-            self._thread_ended.set()
-
-    def _start_thread(self, work: Callable[[], None]) -> None:
-        if self.thread_id == get_ident():
-            self.backend.start_thread(work)
-        else:
-            self.backend.call(lambda: self.backend.start_thread(work))
-
     def _kick(self) -> None:
         # First the flag: what is posted from here on kicks again.
         self._kicked = False
         if self.inbox and not self.runners.awake:
             self.runners.wake()
-
-
-def _enter_thread(node: Node) -> None:
-    """Set up the context of a body that runs on a thread, where no loop runs."""
-    current.set(node)
-    sniffio.current_async_library_cvar.set(None)

@@ -37,7 +37,7 @@ class CheckedNode(Node):
     __slots__ = ("state",)
 
     @property
-    def af_state(self) -> int:  # type: ignore[override]  # a slot in the base, watched here
+    def af_state(self) -> int:
         return getattr(self, "state", PENDING)
 
     @af_state.setter

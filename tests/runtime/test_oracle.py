@@ -46,7 +46,7 @@ def program(seed: int) -> list[Step]:
     return steps
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
@@ -54,11 +54,11 @@ def oracle(steps: list[Step]) -> list[Any]:
     """The values, or the index of the task whose failure arrives, one after the other."""
     values: list[Any] = []
     for index, step in enumerate(steps):
-        failed = [values[a] for a in step.arguments if isinstance(values[a], Boom)]
+        failed = [values[a] for a in step.arguments if isinstance(values[a], BoomError)]
         if failed:
             values.append(failed[0])
         elif step.fails:
-            values.append(Boom(index))
+            values.append(BoomError(index))
         else:
             values.append(index + sum(values[a] for a in step.arguments))
     return values
@@ -80,7 +80,7 @@ def body(step: Step, index: int) -> Callable[..., AgentFuture[Any]]:
 
     async def plain(*arguments: Any) -> Any:
         if step.fails:
-            raise Boom(index)
+            raise BoomError(index)
         return index + sum(arguments)
 
     async def wait(*arguments: Any) -> Any:
@@ -89,7 +89,7 @@ def body(step: Step, index: int) -> Callable[..., AgentFuture[Any]]:
 
     async def nested(box: dict[str, Any]) -> Any:
         await anyio.sleep(step.delay)
-        return await plain(*box["list"], *box["tuple"], *box["pair"])
+        return await plain(*box["list"], *box["pair"].left)
 
     async def returns(*arguments: Any) -> Any:
         value: Any = await plain()
@@ -113,12 +113,11 @@ def body(step: Step, index: int) -> Callable[..., AgentFuture[Any]]:
         return await plain(*arguments)
 
     if step.kind == "nested":
-        task = agent_task(nested)
+        task: Callable[..., AgentFuture[Any]] = agent_task(nested)
 
         def call(*arguments: Any) -> AgentFuture[Any]:
             half = len(arguments) // 2
-            box = {"list": list(arguments[:half]), "tuple": arguments[half:], "pair": Pair(0, [])}
-            return task({**box, "pair": ()})
+            return task({"list": list(arguments[:half]), "pair": Pair(arguments[half:], None)})
 
         return call
     if step.kind == "flaky":
@@ -132,23 +131,24 @@ def body(step: Step, index: int) -> Callable[..., AgentFuture[Any]]:
             return value, -value
 
         def first(*arguments: Any) -> AgentFuture[Any]:
-            return agent_task(num_returns=2)(pair)(*arguments)[0]
+            futures: tuple[AgentFuture[Any], ...] = agent_task(num_returns=2)(pair)(*arguments)
+            return futures[0]
 
         return first
-    return agent_task(
-        {"plain": plain, "wait": wait, "returns": returns, "children": children}[step.kind]
-    )
+    bodies = {"plain": plain, "wait": wait, "returns": returns, "children": children}
+    chosen: Callable[..., AgentFuture[Any]] = agent_task(bodies[step.kind])
+    return chosen
 
 
 async def outcome(future: AgentFuture[Any]) -> Any:
     try:
         return await future
-    except Boom as error:
+    except BoomError as error:
         return error
 
 
 def same(got: Any, wanted: Any) -> bool:
-    return got == wanted or (isinstance(got, Boom) and isinstance(wanted, Boom))
+    return got == wanted or (isinstance(got, BoomError) and isinstance(wanted, BoomError))
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -168,7 +168,7 @@ async def test_random_programs_equal_the_oracle(batch: int) -> None:
             assert all(map(same, got, wanted)), f"seed {seed}: {got} != {wanted}"
             # A failure always comes from a task that fails by itself, somewhere above.
             for value in got:
-                if isinstance(value, Boom):
+                if isinstance(value, BoomError):
                     assert steps[value.args[0]].fails
         assert runtime.scheduler.graph.unfinished == 0
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import logging
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -114,7 +117,7 @@ async def test_several_results() -> None:
         return x, x + 1
 
     @agent_task(num_returns=3)
-    async def listed() -> list[Any]:
+    async def listed() -> Any:
         return [inc(0), inc(1), inc(2)]
 
     async with open_runtime():
@@ -314,14 +317,12 @@ async def test_methods_bind_self() -> None:
 
 
 async def test_any_callable_can_be_wrapped() -> None:
-    class Callable_:
+    class Doubler:
         async def __call__(self, x: int) -> int:
             return x * 2
 
-    import functools
-
     async with open_runtime():
-        assert await agent_task(Callable_())(4) == 8
+        assert await agent_task(Doubler())(4) == 8
         assert await agent_task(functools.partial(add.unwrap_task(), 1))(2) == 3
 
 
@@ -451,8 +452,6 @@ async def test_a_finished_task_keeps_nothing_but_its_result() -> None:
 
 
 async def test_a_long_graph_runs_in_the_memory_of_a_short_one() -> None:
-    import tracemalloc
-
     async with open_runtime():
         x: Any = 0
         for _ in range(2000):
@@ -525,10 +524,8 @@ async def test_a_body_that_leaves_a_cancel_scope_open_harms_no_other() -> None:
 
     async with open_runtime():
         future = careless()
-        try:
+        with contextlib.suppress(RuntimeError):  # asyncio's scopes notice it
             await future
-        except RuntimeError:
-            pass  # asyncio's scopes notice it
         stray[0].cancel()
         assert await total([later(i, 0.1) for i in range(20)]) == 190
 

@@ -1,0 +1,1 @@
+"""Programs that measure Motus beside what it stands on: `python -m benchmarks.<name>`."""

@@ -1,0 +1,330 @@
+"""What the server and a worker say to each other: a closed union of messages, in frames.
+
+A frame is a 4-byte big-endian length, then that many bytes: a JSON object on one line, and, for
+the messages that carry a session's state, a newline and the state. The state is a JSON list of
+messages without their nulls; it is a raw section so that the server can keep and forward it
+without decoding it, however long it is. JSON made by this module contains no raw newline, so the
+first one ends the header.
+
+The server does not trust a worker, whose process runs the agent's code: tags stand for classes
+in a fixed table, nothing is guessed, and whatever is malformed raises `ProtocolError` only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
+
+import attrs
+from cattrs import BaseValidationError
+
+from motus.errors import ProtocolError
+from motus.messages import (
+    ChatMessage,
+    make_converter,
+    messages_from_json,
+    messages_to_json,
+    structure_problems,
+)
+
+__all__ = [
+    "EMPTY_STATE",
+    "FROM_WORKER",
+    "MAX_FRAME_BYTES",
+    "TO_WORKER",
+    "Failure",
+    "FrameDecoder",
+    "FromWorker",
+    "Hello",
+    "Interrupt",
+    "Ready",
+    "Result",
+    "Resume",
+    "ToWorker",
+    "Turn",
+    "decode_json",
+    "decode_state",
+    "encode_frame",
+    "encode_json",
+    "encode_state",
+]
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+MAX_DEPTH = 64
+# A message stands a few levels deep in the frame that carries it.
+MAX_FRAME_DEPTH = MAX_DEPTH + 8
+EMPTY_STATE = b"[]"
+LENGTH_BYTES = 4
+MIN_READ_BYTES = 1 << 16
+MAX_READ_BYTES = 1 << 20
+
+
+def _repr_state(state: bytes) -> str:
+    return f"<{len(state)} bytes>"
+
+
+@attrs.frozen
+class Turn:
+    """To the worker: answer this message. `state` is as `encode_state` makes it."""
+
+    session_id: str
+    turn_id: str
+    message: ChatMessage
+    state: bytes = attrs.field(default=EMPTY_STATE, repr=_repr_state)
+
+
+@attrs.frozen
+class Resume:
+    """To the worker: the value that an interrupt waits for."""
+
+    turn_id: str
+    interrupt_id: str
+    value: Any
+
+
+@attrs.frozen
+class Hello:
+    """The worker's first frame, sent before it runs any code of the agent."""
+
+    pid: int = attrs.field(validator=attrs.validators.ge(2))
+
+
+@attrs.frozen
+class Ready:
+    """The worker has imported the agent."""
+
+
+@attrs.frozen
+class Interrupt:
+    """The agent waits for a value from outside."""
+
+    turn_id: str
+    interrupt_id: str
+    payload: dict[str, Any]
+
+
+@attrs.frozen
+class Result:
+    """The turn's answer. `message_count` is the length of the state, which stays encoded."""
+
+    turn_id: str
+    response: ChatMessage
+    message_count: int = attrs.field(validator=attrs.validators.ge(0))
+    state: bytes = attrs.field(default=EMPTY_STATE, repr=_repr_state)
+
+
+@attrs.frozen
+class Failure:
+    """The turn has no answer: `error` is for the client, `traceback` for the log.
+
+    `turn_id` is None where the agent could not be imported.
+    """
+
+    turn_id: str | None
+    error: str
+    traceback: str
+
+
+ToWorker: TypeAlias = Turn | Resume
+FromWorker: TypeAlias = Hello | Ready | Interrupt | Result | Failure
+
+TO_WORKER: dict[str, type[ToWorker]] = {"turn": Turn, "resume": Resume}
+FROM_WORKER: dict[str, type[FromWorker]] = {
+    "hello": Hello,
+    "ready": Ready,
+    "interrupt": Interrupt,
+    "result": Result,
+    "failure": Failure,
+}
+_TAGS: dict[type[Any], str] = {kind: tag for tag, kind in (TO_WORKER | FROM_WORKER).items()}
+_WITH_STATE = (Turn, Result)
+
+M = TypeVar("M")
+
+_converter = make_converter(forbid_extra_keys=True)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ProtocolError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ProtocolError(f"the number {text[:40]} is out of range")
+    return number
+
+
+def decode_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+    """The value of a JSON text, by the letter of RFC 8259 and no further.
+
+    Raises `ProtocolError` for what is not JSON or not UTF-8, for NaN, Infinity and numbers beyond
+    a float, for lone surrogates, and for nesting deeper than `max_depth`.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ProtocolError(f"nested deeper than {max_depth}") from error
+    except ValueError as error:
+        # Not only JSONDecodeError: Python refuses integers of more than some thousand digits.
+        raise ProtocolError(f"not JSON: {error}") from error
+    # Both checks walk the whole value; counting bytes first spares almost every text of them.
+    if data.count(b"[") + data.count(b"{") > max_depth and _depth_exceeds(value, max_depth):
+        raise ProtocolError(f"nested deeper than {max_depth}")
+    if b"\\u" in data:
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ProtocolError("a string contains a lone surrogate") from error
+    return value
+
+
+def _depth_exceeds(value: object, limit: int) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limit:
+            return True
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return False
+
+
+def encode_json(value: object) -> bytes:
+    """JSON on one line, in UTF-8.
+
+    Raises `ProtocolError` for what JSON cannot say: NaN and Infinity, lone surrogates, objects of
+    other types, nesting without end.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"not expressible in JSON: {error}") from error
+
+
+def encode_state(messages: list[ChatMessage]) -> bytes:
+    """A session's state as frames and the store carry it. Raises `ProtocolError`."""
+    return encode_json(messages_to_json(messages, omit_none=True))
+
+
+def decode_state(state: bytes) -> list[ChatMessage]:
+    """The messages of an encoded state. Raises `ProtocolError`."""
+    try:
+        return messages_from_json(decode_json(state, max_depth=MAX_FRAME_DEPTH))
+    except ValueError as error:
+        raise ProtocolError(f"malformed state: {error}") from error
+
+
+def encode_frame(
+    message: ToWorker | FromWorker, *, max_frame_bytes: int = MAX_FRAME_BYTES
+) -> bytes:
+    """The message as a whole frame. Raises `ProtocolError` for what no decoder would accept."""
+    fields = _converter.unstructure(message)
+    state = fields.pop("state", None)
+    body = encode_json({"type": _TAGS[type(message)], **fields})
+    if state is not None:
+        body = b"\n".join((body, state))
+    if len(body) > max_frame_bytes:
+        raise ProtocolError(f"a message of {len(body)} bytes (at most {max_frame_bytes})")
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def _decode(body: bytes, kinds: dict[str, type[M]]) -> M:
+    header, newline, state = body.partition(b"\n")
+    fields = decode_json(header, max_depth=MAX_FRAME_DEPTH)
+    if not isinstance(fields, dict):
+        raise ProtocolError("a message is not an object")
+    tag = fields.pop("type", None)
+    kind = kinds.get(tag) if isinstance(tag, str) else None
+    if kind is None:
+        raise ProtocolError(f"unknown message type {tag!r:.40}")
+    carries_state = issubclass(kind, _WITH_STATE)
+    if bool(newline) != carries_state or "state" in fields:
+        raise ProtocolError(f"a {tag!r} message {'without' if carries_state else 'with'} a state")
+    try:
+        message = _converter.structure(fields, kind)
+    except (BaseValidationError, TypeError, ValueError) as error:
+        problems = "; ".join(map(str, structure_problems(error)))
+        raise ProtocolError(f"malformed {tag!r} message: {problems:.500}") from error
+    if carries_state:
+        # A type checker cannot see that M is one of the classes with a state here.
+        return cast(M, attrs.evolve(cast(Any, message), state=state))
+    return message
+
+
+class FrameDecoder(Generic[M]):
+    """Bytes in, in any portions; whole messages out.
+
+    After it has raised `ProtocolError` it raises the same again: where a frame would begin can no
+    longer be known. The messages before the malformed one come out first.
+    """
+
+    def __init__(
+        self, kinds: dict[str, type[M]], *, max_frame_bytes: int = MAX_FRAME_BYTES
+    ) -> None:
+        self._kinds = kinds
+        self._limit = max_frame_bytes
+        self._buffer = bytearray()
+        self._broken: str | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes to read next: a long frame in large portions, never the whole at once.
+
+        A read sets aside what it may return, so the other side's word for a length is not enough.
+        """
+        if len(self._buffer) < LENGTH_BYTES:
+            return MIN_READ_BYTES
+        missing = self._length() + LENGTH_BYTES - len(self._buffer)
+        return min(max(missing, MIN_READ_BYTES), MAX_READ_BYTES)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes off the stream; ignored once the decoder has failed."""
+        if self._broken is None:
+            self._buffer += data
+
+    def next_message(self) -> M | None:
+        """The next message, or None until more bytes come. Raises `ProtocolError`."""
+        if self._broken is not None:
+            raise ProtocolError(self._broken)
+        if len(self._buffer) < LENGTH_BYTES:
+            return None
+        length = self._length()
+        try:
+            # Before the body is waited for, so that a lie about the length costs no memory.
+            if length > self._limit:
+                raise ProtocolError(f"a frame of {length} bytes (at most {self._limit})")  # noqa: TRY301  # one place marks the decoder broken
+            end = LENGTH_BYTES + length
+            if len(self._buffer) < end:
+                return None
+            with memoryview(self._buffer) as view:
+                body = bytes(view[LENGTH_BYTES:end])
+            del self._buffer[:end]
+            return _decode(body, self._kinds)
+        except ProtocolError as error:
+            self._broken = str(error)
+            self._buffer.clear()
+            raise
+
+    def end(self) -> None:
+        """The stream has ended. Raises `ProtocolError` if that was in the middle of a frame."""
+        if self._broken is not None:
+            raise ProtocolError(self._broken)
+        if self._buffer:
+            self._broken = f"the stream ended with {len(self._buffer)} bytes of a frame"
+            self._buffer.clear()
+            raise ProtocolError(self._broken)
+
+    def _length(self) -> int:
+        return int.from_bytes(self._buffer[:LENGTH_BYTES], "big")

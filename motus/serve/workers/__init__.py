@@ -1,0 +1,1 @@
+"""One-shot processes: each serves one turn and is gone."""

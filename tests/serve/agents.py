@@ -1,0 +1,239 @@
+"""Agents that the tests serve; each runs in a worker process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from motus.models import ChatMessage
+
+State = list[ChatMessage]
+Answer = tuple[ChatMessage, State]
+
+
+def _answer(text: str, message: ChatMessage, state: State) -> Answer:
+    response = ChatMessage.assistant_message(text)
+    return response, [*state, message, response]
+
+
+def echo(message: ChatMessage, state: State) -> Answer:
+    return _answer(message.content or "", message, state)
+
+
+async def async_echo(message: ChatMessage, state: State) -> Answer:
+    await checkpoint()
+    return _answer(message.content or "", message, state)
+
+
+def awaitable_echo(message: ChatMessage, state: State) -> object:
+    """A plain function that hands back something to wait for."""
+    return async_echo(message, state)
+
+
+class Counter:
+    """An object with `run_turn`: answers with the number of turns so far."""
+
+    async def run_turn(self, message: ChatMessage, state: State) -> Answer:
+        return _answer(str(len(state) // 2 + 1), message, state)
+
+
+counter = Counter()
+
+
+class CallableEcho:
+    def __call__(self, message: ChatMessage, state: State) -> Answer:
+        return echo(message, state)
+
+
+class NotAnAgent:
+    pass
+
+
+def session_id(message: ChatMessage, state: State) -> Answer:
+    return _answer(os.environ["MOTUS_SESSION_ID"], message, state)
+
+
+def where(message: ChatMessage, state: State) -> Answer:
+    """Which thread and process serve the turn."""
+    main = threading.current_thread() is threading.main_thread()
+    return _answer(f"{os.getpid()} {main}", message, state)
+
+
+def fail(message: ChatMessage, state: State) -> Answer:
+    content = message.content or ""
+    if content == "exit":
+        sys.exit(4)
+    if content == "surrogate":
+        raise ValueError("bad name \udcff")
+    if content == "silent":
+        raise ValueError
+    if content == "fine":
+        return echo(message, state)
+    raise ValueError("boom")
+
+
+async def fail_in_task_group(message: ChatMessage, state: State) -> Answer:
+    async def child() -> None:
+        raise ValueError("boom")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(child)
+    raise AssertionError("the task group raises")
+
+
+def wrong_result(message: ChatMessage, state: State) -> object:
+    results: dict[str | None, object] = {
+        "nothing": None,
+        "text": "hello",
+        "alone": (message,),
+        "response": ("hello", state),
+        "state": (message, "hello"),
+        "item": (message, [message, {"role": "user"}]),
+        "nan": (ChatMessage("assistant", user_params={"x": float("nan")}), state),
+        "object": (ChatMessage("assistant", user_params={"x": object()}), state),
+    }
+    return results[message.content]
+
+
+def noisy(message: ChatMessage, state: State) -> Answer:
+    """Write to every standard stream that there is, in every way."""
+    print("from print")  # noqa: T201  # the point
+    sys.stdout.write("from sys.stdout\n")
+    sys.stderr.write("from sys.stderr\n")
+    os.write(1, b"from descriptor 1\n")
+    os.write(1, b"\x00\xff\x1b[31mnot text\n")
+    subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+    subprocess.run("echo from a shell; cat", shell=True, check=True)
+    try:
+        input("a question? ")
+    except EOFError:
+        return _answer("EOFError", message, state)
+    return _answer("input() returned", message, state)
+
+
+def asks(message: ChatMessage, state: State) -> Answer:
+    return _answer(input(), message, state)
+
+
+def _report(directory: str | None, **numbers: int) -> None:
+    """Tell the test, in files of the directory that the message names."""
+    for name, number in numbers.items():
+        part = Path(directory or ".") / f"{name}.part"
+        part.write_text(str(number))
+        part.rename(part.with_suffix(""))
+
+
+def hang(message: ChatMessage, state: State) -> Answer:
+    """Never answer; leave a grandchild that ignores SIGTERM."""
+    stubborn = "trap '' TERM HUP INT; sleep 1000 & wait"
+    grandchild = subprocess.Popen(["sh", "-c", stubborn])
+    _report(message.content, worker=os.getpid(), grandchild=grandchild.pid)
+    time.sleep(1000)
+    return echo(message, state)
+
+
+async def hang_async(message: ChatMessage, state: State) -> Answer:
+    """Never answer, and hold the loop."""
+    _report(message.content, worker=os.getpid())
+    time.sleep(1000)  # noqa: ASYNC251  # the point: an agent that blocks
+    return echo(message, state)
+
+
+def leave_grandchild(message: ChatMessage, state: State) -> Answer:
+    """Answer at once, and leave a process behind that holds every descriptor open."""
+    grandchild = subprocess.Popen(["sleep", "1000"], close_fds=False)
+    _report(message.content, worker=os.getpid(), grandchild=grandchild.pid)
+    return echo(message, state)
+
+
+def die(message: ChatMessage, state: State) -> Answer:
+    """Die as the message says: by a signal's name, or with an exit code; else answer."""
+    content = message.content or ""
+    if content.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[content])
+        time.sleep(1000)
+    if content.isdigit():
+        os._exit(int(content))
+    return echo(message, state)
+
+
+def die_with_fork(message: ChatMessage, state: State) -> Answer:
+    """Die while a forked child holds the protocol's descriptor."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(1000)
+        os._exit(0)
+    _report(message.content, grandchild=pid)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return echo(message, state)
+
+
+def _protocol_descriptor() -> int:
+    """The socket to the server, found as code that means harm would."""
+    for number in range(3, 1024):
+        try:
+            if stat.S_ISSOCK(os.fstat(number).st_mode) and number >= 200:
+                return number
+        except OSError:
+            continue
+    raise AssertionError("no socket")
+
+
+GARBAGE = {
+    "huge": b"\xff\xff\xff\xff" + b"x" * 100_000,
+    "text": b"hello, world, this is no frame",
+    "unknown tag": b"\x00\x00\x00\x11" + b'{"type":"pickle"}',
+    "not json": b"\x00\x00\x00\x03" + b"{[}",
+    "nan": b"\x00\x00\x00\x1a" + b'{"type":"hello","pid":NaN}',
+    "second hello": b"\x00\x00\x00\x18" + b'{"type":"hello","pid":2}',
+    "truncated": b"\x00\x00\x01\x00{",
+    "other turn": b'\x00\x00\x00\x3a{"type":"failure","turn_id":"x","error":"","traceback":""}',
+}
+
+
+def garbage(message: ChatMessage, state: State) -> Answer:
+    """Write bytes of the agent's own choice to the server."""
+    data = GARBAGE.get(message.content or "")
+    if data is None:
+        return echo(message, state)
+    descriptor = _protocol_descriptor()
+    os.write(descriptor, data)
+    if message.content == "truncated":
+        os._exit(0)
+    time.sleep(1000)
+    return echo(message, state)
+
+
+def close_channel(message: ChatMessage, state: State) -> Answer:
+    os.close(_protocol_descriptor())
+    return echo(message, state)
+
+
+def linger(message: ChatMessage, state: State) -> Answer:
+    """Answer while a thread goes on that nobody can stop."""
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return echo(message, state)
+
+
+def wait_for_file(message: ChatMessage, state: State) -> Answer:
+    """Answer when the test makes the file `go`."""
+    directory = Path(message.content or "")
+    _report(message.content, worker=os.getpid())
+    while not (directory / "go").exists():
+        time.sleep(0.01)
+    return echo(message, state)
+
+
+def big(message: ChatMessage, state: State) -> Answer:
+    """Answer with as many bytes of state as the message says."""
+    text = ChatMessage.assistant_message("x" * int(message.content or "0"))
+    return ChatMessage.assistant_message("done"), [text]

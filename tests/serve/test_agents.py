@@ -1,0 +1,88 @@
+"""How an agent is found, from an import path and from an object."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from motus.serve import AgentServer, ServableAgent
+from motus.serve.agents import AgentLoadError, load_agent, locate_agent, parse_import_path
+from tests.serve import agents
+from tests.serve.support import ROOT
+
+
+@pytest.mark.parametrize(
+    "path", ["x", "", ":", "a:", ":b", "a.b", "a:b:c", "a..b:c", "a-b:c", "a:1"]
+)
+def test_what_is_no_import_path(path: str) -> None:
+    with pytest.raises(AgentLoadError, match=f"^Invalid import path '{path}'$"):
+        parse_import_path(path)
+    with pytest.raises(ValueError, match="Invalid import path"):
+        AgentServer(path)
+
+
+def test_objects_are_found_where_a_worker_can_import_them() -> None:
+    for agent, name in [
+        (agents.echo, "echo"), (agents.Counter, "Counter"), (agents.counter, "counter"),
+    ]:  # fmt: skip
+        target = locate_agent(agent)
+        assert target.import_path == f"tests.serve.agents:{name}"
+        assert target.search_path == str(ROOT)
+    assert locate_agent("myapp:agent").search_path is None
+
+
+def test_what_no_other_process_could_import_is_refused() -> None:
+    def local() -> None:
+        """Not at module level."""
+
+    expected = "Agent function must be a module-level function, got "
+    for agent in (
+        local,
+        lambda message, state: None,
+        agents.Counter(),
+        agents.counter.run_turn,
+        5.5,
+    ):
+        with pytest.raises(ValueError, match=expected):
+            AgentServer(agent)
+
+
+def test_a_script_can_serve_its_own_function(tmp_path: Path) -> None:
+    script = tmp_path / "app.py"
+    script.write_text(
+        "from motus.serve.agents import locate_agent\n"
+        "def agent(message, state): ...\n"
+        "print(locate_agent(agent).import_path, locate_agent(agent).search_path)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.split() == ["app:agent", str(tmp_path.resolve())], done.stderr
+
+
+def test_an_agent_is_any_object_with_run_turn() -> None:
+    assert isinstance(agents.counter, ServableAgent)
+    assert not isinstance(agents.echo, ServableAgent)
+    assert load_agent("tests.serve.agents:echo") is agents.echo
+    assert load_agent("tests.serve.agents:counter") == agents.counter.run_turn
+    assert callable(load_agent("tests.serve.agents:Counter"))
+    with pytest.raises(AgentLoadError, match="is not a ServableAgent, OpenAI Agent, or callable"):
+        load_agent("tests.serve.agents:NotAnAgent")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_workers": 0},
+        {"ttl": -1},
+        {"timeout": float("nan")},
+        {"shutdown_timeout": float("inf")},
+    ],
+    ids=str,
+)
+def test_limits_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        AgentServer(agents.echo, **options)  # type: ignore[arg-type]  # the point

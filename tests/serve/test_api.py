@@ -1,0 +1,328 @@
+"""The sessions API over real HTTP, with real workers: shapes, codes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from motus.serve import AgentServer
+from tests.serve import agents
+from tests.serve.support import Api, served, until_async
+
+pytestmark = [pytest.mark.trio, pytest.mark.realtime]
+
+NINE_KEYS = {
+    "role", "content", "reasoning", "reasoning_details", "tool_calls", "tool_call_id", "name",
+    "base64_image", "user_params",
+}  # fmt: skip
+
+
+async def test_a_session_from_its_creation_to_its_deletion() -> None:
+    async with served(agents.echo, max_workers=3) as api:
+        health = await api.http.get("/health")
+        assert health.status_code == 200
+        assert health.json() == {
+            "status": "ok", "max_workers": 3, "running_workers": 0, "total_sessions": 0
+        }  # fmt: skip
+
+        created = await api.http.post("/sessions")
+        assert created.status_code == 201
+        session = created.json()["session_id"]
+        assert uuid.UUID(session).version == 4
+        assert created.headers["location"] == f"/sessions/{session}"
+        fresh = {"session_id": session, "status": "idle", "response": None, "error": None}
+        assert created.json() == {**fresh, "interrupts": None}
+
+        accepted = await api.post(session, "hello")
+        assert accepted.status_code == 202
+        assert accepted.headers["location"] == f"/sessions/{session}"
+        assert accepted.json() == {"session_id": session, "status": "running"}
+
+        outcome = await api.wait(session)
+        assert set(outcome) == {"session_id", "status", "response", "error", "interrupts"}
+        assert outcome["status"] == "idle"
+        assert outcome["error"] is None
+        assert outcome["interrupts"] is None
+        assert set(outcome["response"]) == NINE_KEYS
+        assert outcome["response"]["role"] == "assistant"
+        assert outcome["response"]["content"] == "hello"
+
+        assert await api.messages(session) == [
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "hello"},
+        ]
+        listed = await api.http.get("/sessions")
+        assert listed.json() == [{"session_id": session, "total_messages": 2, "status": "idle"}]
+
+        deleted = await api.http.delete(f"/sessions/{session}")
+        assert deleted.status_code == 204
+        assert deleted.content == b""
+        for method, path in [
+            ("GET", ""), ("DELETE", ""), ("GET", "/messages"), ("GET", "?wait=true"),
+        ]:  # fmt: skip
+            gone = await api.http.request(method, f"/sessions/{session}{path}")
+            assert gone.status_code == 404
+            assert gone.json() == {"detail": "Session not found"}
+        assert (await api.post(session, "hello")).status_code == 404
+
+
+async def test_a_second_message_refers_to_the_first_through_the_state() -> None:
+    async with served(agents.counter) as api:
+        session = await api.create()
+        for number in ("1", "2", "3"):
+            outcome = await api.turn(session, "next")
+            assert outcome["response"]["content"] == number
+
+
+async def test_a_session_can_begin_with_a_state() -> None:
+    state = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "extra": 1}]
+    async with served(agents.counter) as api:
+        session = await api.create(state=state)
+        assert [m["content"] for m in await api.messages(session)] == ["a", "b"]
+        assert (await api.turn(session, "next"))["response"]["content"] == "2"
+
+
+async def test_a_message_while_a_turn_runs_is_a_conflict(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file) as api:
+        session = await api.create()
+        assert (await api.post(session, str(tmp_path))).status_code == 202
+        refused = await api.post(session, "again")
+        assert refused.status_code == 409
+        assert refused.json() == {"detail": "Session is running"}
+        assert (await api.wait(session, timeout=0))["status"] == "running"
+        assert (await api.wait(session, timeout=0.05))["status"] == "running"
+        (tmp_path / "go").touch()
+        assert (await api.wait(session))["status"] == "idle"
+
+
+async def test_every_waiter_is_answered(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        seen: list[str] = []
+
+        async def wait() -> None:
+            seen.append((await api.wait(session))["status"])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(wait)
+            await until_async((tmp_path / "worker").exists, "the turn")
+            (tmp_path / "go").touch()
+        assert seen == ["idle"] * 10
+
+
+async def test_a_client_that_goes_away_ends_its_own_wait_only(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        with trio.move_on_after(0.2):
+            await api.wait(session)
+        (tmp_path / "go").touch()
+        assert (await api.wait(session))["status"] == "idle"
+
+
+async def test_a_wait_for_a_session_that_is_deleted_says_so(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        answers: list[Any] = []
+
+        async def wait() -> None:
+            response = await api.http.get(f"/sessions/{session}?wait=true")
+            answers.append((response.status_code, response.json()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until_async((tmp_path / "worker").exists, "the turn")
+            deleted = await api.http.delete(f"/sessions/{session}")
+            assert deleted.status_code == 204
+        assert answers == [(404, {"detail": "Session deleted"})]
+
+
+async def test_custom_ids() -> None:
+    async with served(agents.echo) as api:
+        refused = await api.http.put(f"/sessions/{uuid.uuid4()}")
+        assert refused.status_code == 405
+        assert refused.json() == {"detail": "Custom session IDs are not enabled"}
+    async with served(agents.echo, allow_custom_ids=True) as api:
+        session = str(uuid.uuid4())
+        created = await api.http.put(f"/sessions/{session}", json={"state": []})
+        assert created.status_code == 201
+        assert created.json()["session_id"] == session
+        again = await api.http.put(f"/sessions/{session}")
+        assert again.status_code == 409
+        assert again.json() == {"detail": "Session already exists"}
+        for wrong in ("mine", "{" + session + "}", "a" * 1000):
+            refused = await api.http.put(f"/sessions/{wrong}")
+            assert refused.status_code == 400
+            assert refused.json() == {"detail": "Session ID must be a valid UUID"}
+
+
+async def test_a_full_server_takes_no_more_sessions() -> None:
+    async with served(agents.echo, max_sessions=2) as api:
+        first = await api.create()
+        await api.create()
+        refused = await api.http.post("/sessions")
+        assert refused.status_code == 503
+        assert refused.json() == {"detail": "Maximum number of sessions reached"}
+        await api.http.delete(f"/sessions/{first}")
+        await api.create()
+
+
+BAD_BODIES: list[tuple[bytes, int]] = [
+    (b"", 400),
+    (b"{", 400),
+    (b"\xff\xfe", 400),
+    (b'{"content": "\\ud800"}', 400),
+    (b'{"content": NaN}', 400),
+    (b'{"content": -Infinity}', 400),
+    (b'{"user_params": {"x": 1e999}}', 400),
+    (b"[" * 65 + b"]" * 65, 400),
+    (b"[" * 100_000, 400),
+    (b'{"user_params": {"x": ' + b"9" * 5000 + b"}}", 400),
+    (b"[]", 422),
+    (b"null", 422),
+    (b'"hello"', 422),
+    (b'{"content": 5}', 422),
+    (b'{"role": "robot"}', 422),
+    (b'{"role": null}', 422),
+    (b'{"role": {}}', 422),
+    (b'{"tool_calls": "abc"}', 422),
+    (b'{"tool_calls": [{"id": 1}]}', 422),
+    (b'{"user_params": []}', 422),
+    (b'{"content": "x", "webhook": {"url": "http://127.0.0.1/"}}', 422),
+]
+
+
+async def test_bad_bodies_are_refused_and_change_nothing() -> None:
+    async with served(agents.echo) as api:
+        session = await api.create()
+        path = f"/sessions/{session}/messages"
+        headers = {"content-type": "application/json"}
+        for body, status in BAD_BODIES:
+            response = await api.http.post(path, content=body, headers=headers)
+            assert response.status_code == status, (body[:80], response.text)
+            assert set(response.json()) == {"detail"}
+        response = await api.http.post(path, content=b"{}", headers={"content-type": "text/plain"})
+        assert response.status_code == 415
+        assert (await api.wait(session))["status"] == "idle"
+        assert (await api.turn(session, None))["response"]["content"] == ""
+
+
+async def test_a_wrong_shape_names_the_field() -> None:
+    async with served(agents.echo) as api:
+        body = {"state": [{"role": "user"}, {"role": "user", "content": ["x"]}]}
+        response = await api.http.post("/sessions", json=body)
+        assert response.status_code == 422
+        [problem] = response.json()["detail"]
+        assert problem["loc"] == ["body", "state", 1, "content"]
+        assert problem["msg"] == "expected a string, got a list"
+        for query in ("wait=maybe", "wait=true&timeout=soon", "timeout=nan", "timeout=-1"):
+            response = await api.http.get(f"/sessions/{await api.create()}?{query}")
+            assert response.status_code == 422, query
+
+
+async def test_a_body_beyond_the_limit_is_refused() -> None:
+    async with served(agents.echo) as api:
+        session = await api.create()
+        body = json.dumps({"content": "x" * (17 * 1024 * 1024)}).encode()
+        headers = {"content-type": "application/json"}
+        path = f"/sessions/{session}/messages"
+        response = await api.http.post(path, content=body, headers=headers)
+        assert response.status_code == 413
+        assert set(response.json()) == {"detail"}
+        # Large, but allowed: decoded off the loop, and through the worker and back.
+        outcome = await api.turn(session, "x" * 5_000_000)
+        assert len(outcome["response"]["content"]) == 5_000_000
+
+
+async def test_unknown_paths_and_methods_answer_in_json() -> None:
+    async with served(agents.echo) as api:
+        nowhere = await api.http.get("/nowhere")
+        assert (nowhere.status_code, nowhere.json()) == (404, {"detail": "Not Found"})
+        wrong = await api.http.patch("/sessions")
+        assert (wrong.status_code, wrong.json()) == (405, {"detail": "Method Not Allowed"})
+        assert "POST" in wrong.headers["allow"]
+
+
+async def test_a_session_without_activity_expires(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file, ttl=0.5) as api:
+        busy, idle = await api.create(), await api.create()
+        await api.post(busy, str(tmp_path))
+
+        async def total() -> int:
+            found: int = (await api.http.get("/health")).json()["total_sessions"]
+            return found
+
+        with trio.fail_after(20):
+            while await total() > 1:  # noqa: ASYNC110  # clients hear of it in no other way
+                await trio.sleep(0.05)
+        assert (await api.http.get(f"/sessions/{idle}")).status_code == 404
+        assert (await api.wait(busy, timeout=0))["status"] == "running"
+        (tmp_path / "go").touch()
+        with trio.fail_after(20):
+            while await total() > 0:  # noqa: ASYNC110  # clients hear of it in no other way
+                await trio.sleep(0.05)
+
+
+async def test_turns_beyond_the_workers_wait_for_a_slot(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file, max_workers=1) as api:
+        directories = [tmp_path / name for name in "abc"]
+        sessions = [await api.create() for _ in directories]
+        for session, directory in zip(sessions, directories, strict=True):
+            directory.mkdir()
+            await api.post(session, str(directory))
+        await until_async((directories[0] / "worker").exists, "the first turn")
+        assert (await api.http.get("/health")).json()["running_workers"] == 1
+        assert not (directories[1] / "worker").exists()
+        # A turn that waits for a slot can be deleted, and does not take one.
+        assert (await api.http.delete(f"/sessions/{sessions[1]}")).status_code == 204
+        (directories[0] / "go").touch()
+        (directories[2] / "go").touch()
+        assert (await api.wait(sessions[2]))["status"] == "idle"
+        assert not (directories[1] / "worker").exists()
+
+
+async def test_the_application_runs_in_the_frameworks_own_client() -> None:
+    async with served(agents.echo) as api:
+        assert api.server.app.name == "motus.serve"
+    async with api.server.app.test_app() as app:
+        client = app.test_client()
+        created = await client.post("/sessions")
+        session = (await created.get_json())["session_id"]
+        await client.post(f"/sessions/{session}/messages", json={"content": "hi"})
+        answer = await client.get(f"/sessions/{session}?wait=true")
+        assert (await answer.get_json())["response"]["content"] == "hi"
+
+
+async def test_an_idle_connection_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("motus.serve.server.HTTP_GRACE_SECONDS", 60.0)
+    with trio.fail_after(20):
+        async with AgentServer(agents.echo).serving() as serving:
+            stream = await trio.open_tcp_stream(serving.host, serving.port)
+            await stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+    async with stream:
+        while await stream.receive_some():
+            continue
+
+
+async def test_concurrent_sessions_do_not_mix() -> None:
+    async with served(agents.counter, max_workers=2) as api:
+
+        async def converse(api: Api) -> None:
+            session = await api.create()
+            for number in ("1", "2"):
+                assert (await api.turn(session, "next"))["response"]["content"] == number
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(converse, api)

@@ -1,0 +1,135 @@
+"""The small parts of the server that need neither a process nor a connection."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+
+import pytest
+import trio
+
+from motus.messages import ChatMessage
+from motus.serve.agents import AgentTarget
+from motus.serve.app import create_app
+from motus.serve.logs import LogFormatter
+from motus.serve.session import Session
+from motus.serve.store import MemoryStore, SessionExistsError, StoreFullError
+from motus.serve.turns import Turns
+from motus.serve.workers.output import MAX_LINE_BYTES, LineSplitter
+from motus.serve.workers.pool import WorkerPool
+from tests.serve import agents
+from tests.serve.support import served
+
+
+def lines_of(*portions: bytes) -> list[str]:
+    lines: list[str] = []
+    splitter = LineSplitter(lines.append)
+    for portion in portions:
+        splitter.feed(portion)
+    splitter.end()
+    return lines
+
+
+def test_output_is_split_into_lines_however_it_comes() -> None:
+    assert lines_of(b"one\ntw", b"o\r\n", b"\nlast") == ["one", "two", "", "last"]
+    assert lines_of(b"\xc3", b"\xa9\n\xff") == ["é", "\\xff"]
+    assert lines_of() == []
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_without_end_comes_in_pieces(end: bytes) -> None:
+    size = MAX_LINE_BYTES * 2 + 1
+    pieces = lines_of(b"x" * 1000, b"x" * (size - 1000) + end)
+    assert "".join(pieces) == "x" * size
+    assert max(map(len, pieces)) <= MAX_LINE_BYTES
+
+
+def test_a_log_record_is_one_line() -> None:
+    record = logging.LogRecord(
+        "motus.serve", logging.INFO, "", 0, "a\nb\x1b[0m %s", ("\r\u2028",), None
+    )
+    record.session_id = "s\n1"
+    line = LogFormatter().format(record)
+    assert line.endswith("Z INFO motus.serve [s\\n1] a\\nb\\x1b[0m \\r\\u2028")
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        record.exc_info = sys.exc_info()
+    assert "\n" not in LogFormatter().format(record)
+    assert "ZeroDivisionError" in LogFormatter().format(record)
+
+
+def test_the_store_forgets_the_very_session_it_is_given() -> None:
+    store = MemoryStore(2)
+    first, other = Session("a", 0.0), Session("b", 0.0)
+    store.add(first)
+    with pytest.raises(SessionExistsError, match="Session already exists"):
+        store.add(Session("a", 0.0))
+    store.add(other)
+    with pytest.raises(StoreFullError, match="Maximum number of sessions reached"):
+        store.add(Session("c", 0.0))
+    store.remove(first)
+    again = Session("a", 1.0)
+    store.add(again)
+    store.remove(first)
+    assert store.get("a") is again
+    # The listing is of this moment: it may change while it is read.
+    for session in store:
+        store.remove(session)
+    assert len(store) == 0
+
+
+@pytest.mark.trio
+async def test_an_application_without_its_lifespan_says_what_is_missing() -> None:
+    store = MemoryStore()
+    turns = Turns(WorkerPool(AgentTarget("x:y")), store, max_workers=1)
+    with pytest.raises(RuntimeError, match="lifespan startup"):
+        turns.post(Session("a", 0.0), ChatMessage.user_message("x"))
+    app = create_app(turns, store, allow_custom_ids=False, shutdown_timeout=0)
+    client = app.test_client()
+    assert (await client.get("/health")).status_code == 200
+
+
+@pytest.mark.trio
+@pytest.mark.realtime
+async def test_a_mistake_of_ours_is_a_500_in_json_without_details(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    async with served(agents.echo) as api:
+        monkeypatch.setattr(Turns, "post", fail)
+        response = await api.post(await api.create(), "x")
+        assert response.status_code == 500
+        assert response.json() == {"detail": "Internal Server Error"}
+
+
+@pytest.mark.trio
+@pytest.mark.realtime
+async def test_a_mistake_of_ours_in_a_turn_ends_that_turn_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served(agents.echo) as api:
+        with monkeypatch.context() as patch:
+            patch.setattr("motus.serve.turns.encode_frame", lambda _: 1 / 0)
+            assert await api.error("x") == "Internal error"
+        with trio.fail_after(20):
+            assert await api.answer("x") == "x"
+
+
+@pytest.mark.trio
+@pytest.mark.realtime
+async def test_a_worker_that_cannot_be_started_is_an_error_of_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with served(agents.echo, max_workers=1) as api:
+        for target in ("socket.socketpair", "anyio.run_process"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"motus.serve.workers.pool.{target}", no_more)
+                assert await api.error("x") == "Worker could not be started: Too many open files"
+        assert await api.answer("x") == "x"

@@ -1,0 +1,246 @@
+"""The server as a program: how it starts, how it stops, and what it leaves when it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.support import ROOT, ServerProcess, alive, reported, until
+
+pytestmark = pytest.mark.realtime
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "server.log"
+    yield path
+    # A traceback in the server's own log is a bug, whatever the test was about.
+    assert "Exception Group" not in path.read_text(), path.read_text()
+
+
+def start(agent: str, *options: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "motus.serve", "start", agent, "--port", "0", *options],
+        cwd=cwd, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_turns_finish_and_answers_polls(
+    number: signal.Signals, log: Path, tmp_path: Path
+) -> None:
+    with ServerProcess("wait_for_file", log) as server:
+        session = server.create()
+        server.post(session, str(tmp_path))
+        worker = reported(tmp_path, "worker")
+        poll = subprocess.Popen(
+            [sys.executable, "-m", "motus.serve", "get", server.url, session, "--wait"],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        # The poll is at the server when its log shows nothing new: ask through the same door.
+        until(lambda: _connections(server.process.pid) >= 2, "the poll's connection")
+        server.signal(number)
+        until(lambda: number.name in server.log, "the signal")
+        until(lambda: not _accepts(server.url), "the end of accepting")
+        assert alive(worker)
+        (tmp_path / "go").touch()
+        answer, _ = poll.communicate(timeout=20)
+        assert json.loads(answer)["status"] == "idle"
+        assert server.process.wait(timeout=20) == 0
+        assert not alive(worker)
+
+
+def _connections(pid: int) -> int:
+    """Established TCP connections of the process."""
+    sockets = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            sockets.add(str(entry.readlink()))
+        except OSError:
+            continue
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[3] == "01" and f"socket:[{line[9]}]" in sockets for line in lines)
+
+
+def _accepts(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/health", timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_a_turn_beyond_the_shutdown_timeout_is_ended(log: Path, tmp_path: Path) -> None:
+    with ServerProcess("hang", log, "--shutdown-timeout", "0.3") as server:
+        server.post(server.create(), str(tmp_path))
+        pids = [reported(tmp_path, name) for name in ("worker", "grandchild")]
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        assert not any(map(alive, pids))
+
+
+def test_a_second_signal_ends_turns_at_once(log: Path, tmp_path: Path) -> None:
+    with ServerProcess("hang", log) as server:
+        server.post(server.create(), str(tmp_path))
+        pids = [reported(tmp_path, name) for name in ("worker", "grandchild")]
+        server.signal(signal.SIGTERM)
+        until(lambda: "SIGTERM" in server.log, "the first signal")
+        assert all(map(alive, pids))
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        assert not any(map(alive, pids))
+
+
+def test_an_idle_server_stops_at_once(log: Path) -> None:
+    with ServerProcess("echo", log) as server:
+        server.create()
+        server.signal(signal.SIGINT)
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_a_client_that_does_not_read_does_not_hold_up_the_end(log: Path) -> None:
+    with ServerProcess("big", log) as server:
+        session = server.create()
+        server.post(session, "20000000")
+        server.wait(session)
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"GET /sessions/{session}/messages HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert client.recv(12) == b"HTTP/1.1 200"
+            server.signal(signal.SIGTERM)
+            assert server.process.wait(timeout=20) == 0
+
+
+def test_a_killed_server_leaves_no_worker(log: Path, tmp_path: Path) -> None:
+    with ServerProcess("hang", log, "--workers", "3") as server:
+        pids = []
+        for name in "abc":
+            (tmp_path / name).mkdir()
+            server.post(server.create(), str(tmp_path / name))
+            pids += [reported(tmp_path / name, kind) for kind in ("worker", "grandchild")]
+        assert all(map(alive, pids))
+        server.signal(signal.SIGKILL)
+        server.process.wait()
+        # The bound is two seconds; the rest is for a busy machine.
+        until(lambda: not any(map(alive, pids)), "the end of the workers", 5.0)
+
+
+def test_a_killed_server_leaves_no_worker_that_blocks_its_loop(log: Path, tmp_path: Path) -> None:
+    with ServerProcess("hang_async", log) as server:
+        server.post(server.create(), str(tmp_path))
+        worker = reported(tmp_path, "worker")
+        server.signal(signal.SIGKILL)
+        server.process.wait()
+        until(lambda: not alive(worker), "the end of the worker", 5.0)
+
+
+def test_deletion_in_mid_turn_ends_every_process(log: Path, tmp_path: Path) -> None:
+    with ServerProcess("hang", log) as server:
+        session = server.create()
+        server.post(session, str(tmp_path))
+        pids = [reported(tmp_path, name) for name in ("worker", "grandchild")]
+        assert server.http.delete(f"/sessions/{session}").status_code == 204
+        assert not any(map(alive, pids))
+
+
+def test_the_log_is_one_line_for_each_record_and_names_the_session(log: Path) -> None:
+    with ServerProcess("noisy", log) as server:
+        session = server.create()
+        server.post(session, "x")
+        server.wait(session)
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        lines = server.log.splitlines()
+        stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING) motus\.serve"
+        assert all(re.match(stamp, line) for line in lines), lines
+        assert any(f"[{session} " in line and line.endswith("] from print") for line in lines)
+        assert any(r"\x00\xff\x1b[31mnot text" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("agent", "error"),
+    [
+        ("x", "Error: Invalid import path 'x'"),
+        ("a b:c", "Error: Invalid import path 'a b:c'"),
+        ("no_such_module:a", "Error: Could not import module 'no_such_module': No module named"),
+        ("motus.models:nope", "Error: Module 'motus.models' has no attribute 'nope'"),
+        (
+            "tests.serve.agents:NotAnAgent",
+            "Error: 'tests.serve.agents:NotAnAgent' is not a ServableAgent, OpenAI Agent, or",
+        ),
+        ("tests.serve.agents:GARBAGE", "is not a ServableAgent, OpenAI Agent, or callable"),
+    ],
+)
+def test_an_agent_that_is_not_there_is_named_at_the_start(agent: str, error: str) -> None:
+    done = start(agent)
+    assert done.returncode == 1
+    assert error in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_agent_whose_module_fails_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("print('importing')\nraise RuntimeError('no key')\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "dies.py").write_text("import os\nos._exit(3)\n")
+    done = start("broken:agent", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Error: Could not import module 'broken': RuntimeError: no key" in done.stderr
+    assert 'broken.py", line 2' in done.stderr
+    done = start("leaves:agent", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Error: Could not import module 'leaves': SystemExit: 3" in done.stderr
+    done = start("dies:agent", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Error: The agent could not be imported: exit code 3" in done.stderr
+
+
+def test_a_signal_while_the_agent_is_imported_ends_the_server(tmp_path: Path) -> None:
+    module = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(1000)"
+    (tmp_path / "slow.py").write_text(module)
+    with subprocess.Popen(
+        [sys.executable, "-m", "motus.serve", "start", "slow:agent", "--port", "0"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        until(
+            lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "", "import"
+        )
+        worker = int((tmp_path / "pid").read_text())
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+        assert not alive(worker)
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+
+
+def test_an_address_that_is_taken_is_an_error(log: Path) -> None:
+    with ServerProcess("echo", log) as server:
+        port = server.url.rpartition(":")[2]
+        done = start("tests.serve.agents:echo", "--host", "127.0.0.1", "--port", port)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"Error: Could not listen on 127.0.0.1:{port}: Address already in use\n"
+        )
+
+
+def test_a_worker_loads_no_web_stack() -> None:
+    program = """
+import sys
+import motus.serve.workers.child
+heavy = {"quart", "quart_trio", "hypercorn", "httpx", "click", "pydantic", "openai", "anthropic"}
+assert not heavy & {name.split(".")[0] for name in sys.modules}
+assert len(sys.modules) < 350, len(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

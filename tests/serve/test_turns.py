@@ -1,0 +1,328 @@
+"""Turns in real worker processes: what the agent may do, and what is left when a turn ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.serve import agents
+from tests.serve.support import alive, reported_async, served, until_async
+
+pytestmark = [pytest.mark.trio, pytest.mark.realtime]
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [agents.echo, agents.async_echo, agents.awaitable_echo, agents.CallableEcho],
+    ids=["sync", "async", "awaitable", "class"],
+)
+async def test_every_kind_of_agent_answers(agent: object) -> None:
+    async with served(agent) as api:
+        assert await api.answer("hello") == "hello"
+
+
+async def test_objects_and_classes_with_run_turn_answer() -> None:
+    for agent in (agents.counter, agents.Counter, "tests.serve.agents:counter"):
+        async with served(agent) as api:
+            assert await api.answer("next") == "1"
+
+
+async def test_each_turn_has_a_process_and_sync_agents_a_thread() -> None:
+    async with served(agents.where) as api:
+        session = await api.create()
+        turns = [await api.turn(session, "x") for _ in range(2)]
+        (first, main), (second, _) = (turn["response"]["content"].split() for turn in turns)
+        assert main == "False"
+        assert first != second
+        assert str(os.getpid()) not in {first, second}
+        await until_async(lambda: not alive(int(second)), "the worker's exit")
+
+
+async def test_the_agent_knows_its_session() -> None:
+    async with served(agents.session_id) as api:
+        session = await api.create()
+        assert (await api.turn(session, "x"))["response"]["content"] == session
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("raise", "ValueError: boom"),
+        ("exit", "SystemExit: 4"),
+        ("silent", "ValueError"),
+        ("surrogate", "ValueError: bad name \\udcff"),
+    ],
+)
+async def test_what_the_agent_raises_is_the_sessions_error(content: str, error: str) -> None:
+    async with served(agents.fail) as api:
+        session = await api.create()
+        await api.turn(session, "fine")
+        outcome = await api.turn(session, content)
+        assert (outcome["status"], outcome["error"]) == ("error", error)
+        assert outcome["response"] is None
+        # The state is as it was before the turn, and the session goes on.
+        assert len(await api.messages(session)) == 2
+        outcome = await api.turn(session, "fine")
+        assert (outcome["status"], outcome["error"]) == ("idle", None)
+        assert len(await api.messages(session)) == 4
+
+
+async def test_the_traceback_reaches_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(agents.fail) as api:
+        with caplog.at_level(logging.INFO, "motus.serve"):
+            outcome = await api.turn(await api.create(), "raise")
+        assert "Traceback" not in str(outcome)
+        lines = [r.getMessage() for r in caplog.records if r.name == "motus.serve.agent"]
+        assert lines[0].startswith("Traceback")
+        assert "agents.py" in lines[1]
+        assert lines[-1] == "ValueError: boom"
+
+
+async def test_a_group_of_one_error_is_reported_as_that_error() -> None:
+    async with served(agents.fail_in_task_group) as api:
+        assert await api.error("x") == "ValueError: boom"
+
+
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [
+        ("nothing", "got NoneType"),
+        ("text", "got str"),
+        ("alone", "got a tuple of 1"),
+        ("response", "got a response of type str"),
+        ("state", "got a state of type str"),
+        ("item", "got a state with dict at index 1"),
+    ],
+)
+async def test_a_result_of_another_kind_says_what_came(content: str, came: str) -> None:
+    async with served(agents.wrong_result) as api:
+        error = await api.error(content)
+        assert "must return a (response, state) tuple" in error
+        assert error.endswith(came)
+
+
+@pytest.mark.parametrize("content", ["nan", "object"])
+async def test_a_result_that_json_cannot_say_is_an_error(content: str) -> None:
+    async with served(agents.wrong_result) as api:
+        assert "not expressible in JSON" in await api.error(content)
+
+
+async def test_output_and_input_leave_the_protocol_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with served(agents.noisy) as api:
+        session = await api.create()
+        with caplog.at_level(logging.INFO, "motus.serve.agent"):
+            outcome = await api.turn(session, "x")
+            await api.http.delete(f"/sessions/{session}")
+        assert outcome["response"]["content"] == "EOFError"
+        records = [r for r in caplog.records if r.name == "motus.serve.agent"]
+        assert {vars(r)["session_id"] for r in records} == {session}
+        printed = [r.getMessage() for r in records]
+        for source in ("print", "sys.stdout", "sys.stderr", "descriptor 1", "a child", "a shell"):
+            assert f"from {source}" in printed
+        assert "\x00\\xff\x1b[31mnot text" in printed
+
+
+async def test_an_agent_that_asks_gets_the_end_of_the_input() -> None:
+    async with served(agents.asks) as api:
+        assert await api.error("x") == "EOFError: EOF when reading a line"
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [("SIGKILL", "SIGKILL"), ("SIGSEGV", "SIGSEGV"), ("3", "exit code 3"), ("0", "exit code 0")],
+)
+async def test_a_worker_that_dies_is_named_with_its_cause(content: str, cause: str) -> None:
+    async with served(agents.die) as api:
+        session = await api.create()
+        await api.turn(session, "fine")
+        outcome = await api.turn(session, content)
+        assert outcome["error"] == f"Worker process exited unexpectedly ({cause})"
+        assert outcome["status"] == "error"
+        assert len(await api.messages(session)) == 2
+        assert (await api.turn(session, "fine"))["status"] == "idle"
+
+
+async def test_a_killed_worker_harms_its_own_session_only(tmp_path: Path) -> None:
+    async with served(agents.wait_for_file, max_workers=2) as api:
+        victim, other = await api.create(), await api.create()
+        for session in (victim, other):
+            (tmp_path / session).mkdir()
+            await api.post(session, str(tmp_path / session))
+        worker = await reported_async(tmp_path / victim, "worker")
+        await reported_async(tmp_path / other, "worker")
+        os.kill(worker, signal.SIGKILL)
+        outcome = await api.wait(victim)
+        assert outcome["error"] == "Worker process exited unexpectedly (SIGKILL)"
+        assert (await api.wait(other, timeout=0))["status"] == "running"
+        (tmp_path / other / "go").touch()
+        assert (await api.wait(other))["status"] == "idle"
+        (tmp_path / victim / "go").touch()
+        assert (await api.turn(victim, str(tmp_path / victim)))["status"] == "idle"
+
+
+async def test_a_worker_that_dies_with_a_live_grandchild_is_noticed(tmp_path: Path) -> None:
+    """The grandchild holds the worker's end of the channel: its death is no end of the stream."""
+    async with served(agents.die_with_fork) as api:
+        session = await api.create()
+        with trio.fail_after(10):
+            outcome = await api.turn(session, str(tmp_path))
+        assert outcome["error"] == "Worker process exited unexpectedly (SIGKILL)"
+        # The status changes when the whole group is gone, not before.
+        assert not alive(await reported_async(tmp_path, "grandchild"))
+
+
+async def test_deletion_returns_when_nothing_of_the_turn_is_alive(tmp_path: Path) -> None:
+    async with served(agents.hang) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        worker = await reported_async(tmp_path, "worker")
+        grandchild = await reported_async(tmp_path, "grandchild")
+        assert alive(worker)
+        assert alive(grandchild)
+        with trio.fail_after(5):
+            deleted = await api.http.delete(f"/sessions/{session}")
+        assert deleted.status_code == 204
+        assert not alive(worker)
+        assert not alive(grandchild)
+        assert (await api.http.get("/health")).json()["running_workers"] == 0
+
+
+async def test_deletion_goes_on_without_its_client(tmp_path: Path) -> None:
+    async with served(agents.hang) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        worker = await reported_async(tmp_path, "worker")
+        with trio.move_on_after(0.001):
+            await api.http.delete(f"/sessions/{session}")
+        # Whether the request has reached the server or not, a second one finds everything gone.
+        again = await api.http.delete(f"/sessions/{session}")
+        assert again.status_code in (204, 404)
+        assert not alive(worker)
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+        except OSError:
+            continue  # the thread has ended meanwhile
+    return found
+
+
+async def test_a_worker_killed_at_any_moment_never_sticks_its_session() -> None:
+    trials = 1000 if os.environ.get("MOTUS_TEST_SIZE") == "soak" else 30
+    chance = random.Random(7)
+    outcomes = set()
+    async with served(agents.die) as api:
+        session = await api.create()
+        for _ in range(trials):
+            assert (await api.post(session, "fine")).status_code == 202
+            await trio.sleep(chance.uniform(0, 0.2))
+            for pid in _children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
+            with trio.fail_after(10):
+                outcome = await api.wait(session)
+            outcomes.add(outcome["error"])
+        died = "Worker process exited unexpectedly"
+        expected = {None} | {f"{died} ({name})" for name in ("SIGKILL", "SIGSEGV", "SIGTERM")}
+        assert outcomes <= expected
+        assert (await api.turn(session, "fine"))["status"] == "idle"
+        # Deleted when nothing of its turns is alive, the slots are free as well.
+        await api.http.delete(f"/sessions/{session}")
+        assert not _children()
+        assert (await api.http.get("/health")).json()["running_workers"] == 0
+
+
+@pytest.mark.parametrize("agent", [agents.hang, agents.hang_async], ids=["thread", "loop"])
+async def test_a_turn_beyond_its_deadline_is_ended(agent: object, tmp_path: Path) -> None:
+    async with served(agent, timeout=2.5) as api:
+        session = await api.create()
+        outcome = await api.turn(session, str(tmp_path))
+        assert (outcome["status"], outcome["error"]) == ("error", "Agent timed out")
+        assert not alive(await reported_async(tmp_path, "worker"))
+        if agent is agents.hang:
+            assert not alive(await reported_async(tmp_path, "grandchild"))
+
+
+async def test_a_process_left_behind_by_an_answered_turn_is_killed(tmp_path: Path) -> None:
+    async with served(agents.leave_grandchild, max_workers=1) as api:
+        outcome = await api.turn(await api.create(), str(tmp_path))
+        assert outcome["status"] == "idle"
+        grandchild = await reported_async(tmp_path, "grandchild")
+        await until_async(lambda: not alive(grandchild), "the grandchild's end")
+
+
+async def test_a_lingering_thread_does_not_hold_up_the_end() -> None:
+    async with served(agents.linger, max_workers=1) as api:
+        with trio.fail_after(10):
+            for _ in range(3):
+                assert await api.answer("x") == "x"
+
+
+@pytest.mark.parametrize("content", sorted(agents.GARBAGE))
+async def test_garbage_on_the_channel_harms_that_turn_only(content: str) -> None:
+    async with served(agents.garbage) as api:
+        session = await api.create()
+        with trio.fail_after(15):
+            outcome = await api.turn(session, content)
+        assert outcome["status"] == "error"
+        expected = (
+            "Worker process exited" if content == "truncated" else "Worker broke the protocol"
+        )
+        assert outcome["error"].startswith(expected)
+        assert (await api.turn(session, "fine"))["response"]["content"] == "fine"
+
+
+async def test_a_worker_that_closes_its_channel_is_ended() -> None:
+    async with served(agents.close_channel) as api:
+        error = await api.error("x")
+        assert error.startswith("Worker process exited unexpectedly")
+
+
+async def test_a_large_state_goes_through_the_worker_and_back() -> None:
+    async with served(agents.big) as api:
+        session = await api.create()
+        size = 10_000_000
+        await api.turn(session, str(size))
+        assert len((await api.messages(session))[0]["content"]) == size
+        assert (await api.turn(session, "1"))["status"] == "idle"
+
+
+async def test_a_state_beyond_a_frame_is_an_error_of_the_turn() -> None:
+    async with served(agents.big) as api:
+        assert "bytes (at most" in await api.error(str(65 * 1024 * 1024))
+
+
+async def test_leaving_the_server_by_an_error_stops_its_turns(tmp_path: Path) -> None:
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with served(agents.hang) as api:
+            await api.post(await api.create(), str(tmp_path))
+            worker = await reported_async(tmp_path, "worker")
+            grandchild = await reported_async(tmp_path, "grandchild")
+            _ = 1 / 0
+    assert not alive(worker)
+    assert not alive(grandchild)
+
+
+async def test_cancelling_the_server_stops_its_turns(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with served(agents.hang) as api:
+            await api.post(await api.create(), str(tmp_path))
+            await reported_async(tmp_path, "worker")
+            await reported_async(tmp_path, "grandchild")
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert not alive(await reported_async(tmp_path, "worker"))
+    assert not alive(await reported_async(tmp_path, "grandchild"))
