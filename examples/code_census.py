@@ -29,6 +29,9 @@ LONGEST = 5
 # Old code is full of escapes that today's parser warns of; that is not what is counted here.
 warnings.filterwarnings("ignore", category=SyntaxWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
+# Python 3.11 counts the depth of its parser for all threads together, and fails now and then with
+# a SystemError when two of them parse.
+one_parser = threading.Lock()
 
 
 class Function(NamedTuple):
@@ -152,7 +155,8 @@ def locate(package: str) -> Path:
 def count(path: Path) -> Census:
     try:
         source = path.read_bytes()
-        tree = ast.parse(source, str(path))
+        with one_parser:
+            tree = ast.parse(source, str(path))
     except (OSError, SyntaxError, ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         return Census(path.name, 1, 0, 0, 0, [], [f"{path.name}: {reason}"])

@@ -3,104 +3,26 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import itertools
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextvars import copy_context
 from types import CodeType
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast, overload
 
 import attrs
 
-from motus.runtime.containers import (
-    AMONG_ARGUMENTS,
-    ATOMS,
-    CONTAINERS,
-    INSIDE_CONTAINERS,
-    NO_FUTURES,
-    futures_in,
-)
-from motus.runtime.future import AgentFuture, current
-from motus.runtime.lifecycle import find_scheduler
-from motus.runtime.node import DONE, PENDING, Node
-from motus.runtime.policy import TaskPolicy, TaskSpec
+from motus.runtime.future import AgentFuture
+from motus.runtime.policy import TaskPolicy, TaskSpec, gives_a_coroutine
+from motus.runtime.submit import submit
 from motus.runtime.types import NORMAL_TASK
 
-__all__ = ["AgentTaskDefinition", "agent_task", "resolve", "submit"]
+__all__ = ["AgentTaskDefinition", "agent_task", "resolve"]
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
-
-_ids = itertools.count(1)
-_new: Any = object.__new__
-
-
-def submit(
-    spec: TaskSpec,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    code: CodeType | None,
-    instruction: int,
-) -> AgentFuture[Any]:
-    """Make a call of a task a node of the graph, from any thread.
-
-    `code` and `instruction` are the place of the call, of a frame's `f_code` and `f_lasti`.
-    """
-    here = current.get(None)
-    parent: Node | None = None
-    if isinstance(here, Node):
-        runtime = here.af_runtime
-        if here.af_state < DONE and not runtime.closed:
-            parent = here
-        else:
-            runtime = find_scheduler()
-            # The body of an abandoned thread still belongs to its task, and starts nothing.
-            parent = here if here.af_state > DONE and runtime is here.af_runtime else None
-    else:
-        runtime = find_scheduler() if here is None or here.closed else here
-    dependencies: list[Node] | None = None
-    holds = NO_FUTURES
-    for value in args:
-        kind = type(value)
-        if kind is AgentFuture:
-            holds |= AMONG_ARGUMENTS
-            if dependencies is None:
-                dependencies = [value]
-            else:
-                dependencies.append(value)
-        elif kind not in ATOMS and isinstance(value, CONTAINERS):
-            dependencies = futures_in(args)
-            holds = INSIDE_CONTAINERS if dependencies else NO_FUTURES
-            break
-    if kwargs:
-        more = futures_in(kwargs.values())
-        if more:
-            dependencies = more if dependencies is None else dependencies + more
-            holds = INSIDE_CONTAINERS
-    node: AgentFuture[Any] = _new(AgentFuture)
-    node.af_state = PENDING
-    node.af_spec = spec
-    node.af_args = args
-    node.af_kwargs = kwargs or None
-    node.af_context = copy_context()
-    node.af_parent = parent
-    node.af_runtime = runtime
-    node.af_has_futures = holds
-    node.af_waiting = 0
-    node.af_dependents = None
-    node.af_extra = None
-    node.af_control = None
-    node.af_value = None
-    node.af_id = next(_ids)
-    node.af_code = code
-    node.af_instruction = instruction
-    runtime.submit(node, dependencies)
-    return node
 
 
 class AgentTaskDefinition(Generic[R_co]):
@@ -125,17 +47,17 @@ class AgentTaskDefinition(Generic[R_co]):
             args = self._bound + args
         if self._many:
             return self._call_for_many(args, kwargs, frame.f_code, frame.f_lasti)
-        return submit(self._spec, args, kwargs, frame.f_code, frame.f_lasti)  # type: ignore[return-value]  # R_co is AgentFuture here
+        return submit(AgentFuture, self._spec, args, kwargs, frame.f_code, frame.f_lasti)  # type: ignore[return-value]  # R_co is AgentFuture here
 
     def _call_for_many(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], code: CodeType, instruction: int
     ) -> R_co:
         spec = self._spec
-        whole = submit(spec, args, kwargs, code, instruction)
+        whole = submit(AgentFuture, spec, args, kwargs, code, instruction)
         one = TaskSpec(_one_of, name=spec.name, is_coroutine=False, inline=True, is_part=True)
         count = spec.num_returns
         parts = tuple(
-            submit(one, (whole, index, count, spec.name), None, code, instruction)
+            submit(AgentFuture, one, (whole, index, count, spec.name), None, code, instruction)
             for index in range(count)
         )
         return cast("R_co", parts)
@@ -315,18 +237,11 @@ def _spec(fn: Callable[..., Any], policy: TaskPolicy, num_returns: Any, task_typ
     return TaskSpec(
         fn,
         name=getattr(plain, "__qualname__", type(plain).__qualname__),
-        is_coroutine=_gives_a_coroutine(plain),
+        is_coroutine=gives_a_coroutine(plain),
         policy=policy,
         num_returns=num_returns,
         task_type=task_type,
     )
-
-
-def _gives_a_coroutine(fn: object) -> bool:
-    if inspect.iscoroutinefunction(fn):
-        return True
-    # An object whose __call__ is a coroutine function.
-    return inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004 - not whether it can be called
 
 
 def _one_of(values: Any, index: int, count: int, name: str) -> Any:

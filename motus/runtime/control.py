@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from motus.errors import TaskCancelledError
-from motus.runtime.future import AgentFuture, current
+from motus.runtime.current import current
+from motus.runtime.future import AgentFuture
 from motus.runtime.node import CANCELLED, CANCELLING, Node
 from motus.runtime.threads import current_job
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextvars import ContextVar
 from typing import Any, Generic, Self, TypeVar
 
 import anyio.lowlevel
 
 from motus.errors import TaskCancelledError
 from motus.runtime.node import CANCELLED, DONE, FAILED, STATE_NAMES, Node
+from motus.runtime.operators import Operators
 
-__all__ = ["AgentFuture", "current", "outcome"]
+__all__ = ["AgentFuture", "outcome"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-# The node whose body runs here, or the runtime opened around this place.
-current: ContextVar[Any] = ContextVar("motus_current")
 
-
-class AgentFuture(Node, Generic[T_co]):
+class AgentFuture(Operators, Generic[T_co]):
     """The result of a task, now or later.
 
     Made by calling an `@agent_task`, never directly. Pass it to other tasks to make them wait for
-    it; `await` it, or `resolve()` it from synchronous code, to get the value. Its own attributes
-    all begin with `af_`.
+    it; `await` it, or `resolve()` it from synchronous code, to get the value. Operators, items,
+    attributes and calls on it give new futures; its own attributes all begin with `af_`.
 
     It may be awaited from any task, in any event loop, any number of times. Cancelling a waiter
     cancels the wait and nothing else.

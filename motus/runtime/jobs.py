@@ -14,7 +14,7 @@ import sniffio
 
 from motus.runtime.backends import Event
 from motus.runtime.containers import futures_in, may_hold_futures
-from motus.runtime.future import current
+from motus.runtime.current import current
 from motus.runtime.node import Node
 from motus.runtime.threads import Job, ThreadPool
 

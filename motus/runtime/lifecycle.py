@@ -17,7 +17,7 @@ from typing import Any, Final
 import anyio
 
 from motus.runtime.backends import loop_identity
-from motus.runtime.future import current
+from motus.runtime.current import current
 from motus.runtime.node import Node
 from motus.runtime.scheduler import GraphScheduler
 

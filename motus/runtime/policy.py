@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,7 +10,15 @@ import attrs
 
 from motus.runtime.types import NORMAL_TASK
 
-__all__ = ["ATTEMPTS", "COROUTINE", "INLINE", "THREAD", "TaskPolicy", "TaskSpec"]
+__all__ = [
+    "ATTEMPTS",
+    "COROUTINE",
+    "INLINE",
+    "THREAD",
+    "TaskPolicy",
+    "TaskSpec",
+    "gives_a_coroutine",
+]
 
 
 def _at_least(least: float) -> Callable[[Any, Any, Any], None]:
@@ -98,3 +107,10 @@ class TaskSpec:
             self.kind = ATTEMPTS
         else:
             self.kind = COROUTINE if is_coroutine else THREAD
+
+
+def gives_a_coroutine(fn: object) -> bool:
+    """Whether calling it gives a coroutine: a coroutine function, or an object that is like one."""
+    if inspect.iscoroutinefunction(fn):
+        return True
+    return inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004 - not whether it can be called

@@ -26,7 +26,7 @@ import anyio
 
 from motus.runtime.attempts import run_attempts
 from motus.runtime.containers import fill_arguments, futures_in, may_hold_futures
-from motus.runtime.future import current
+from motus.runtime.current import current
 from motus.runtime.node import CANCELLING, READY, RUNNING, Node
 from motus.runtime.policy import ATTEMPTS, COROUTINE, THREAD
 

@@ -22,9 +22,9 @@ import sniffio
 
 from motus.runtime.backends import Event, make_backend, running_library, thread_safe_caller
 from motus.runtime.containers import replace_futures
+from motus.runtime.current import current
 from motus.runtime.cycles import circle, waits_for_itself
 from motus.runtime.failures import Failure
-from motus.runtime.future import current
 from motus.runtime.graph import NOTIFY, STOP, Graph
 from motus.runtime.jobs import Jobs
 from motus.runtime.node import DONE, Extra, Node

@@ -17,7 +17,7 @@ from motus.runtime import (
     check_cancelled,
     open_runtime,
 )
-from motus.runtime.future import current
+from motus.runtime.current import current
 
 pytestmark = pytest.mark.anyio
 
