@@ -4,9 +4,31 @@ Importing this starts nothing and configures nothing.
 """
 
 from motus.errors import TaskCancelledError
-from motus.runtime.agent_task import AgentTaskDefinition, agent_task, resolve
+from motus.runtime.agent_task import (
+    AgentTaskDefinition,
+    agent_task,
+    register_agent_task,
+    resolve,
+)
 from motus.runtime.control import cancel, cancelled, check_cancelled
 from motus.runtime.future import AgentFuture
+from motus.runtime.hooks import (
+    HookEvent,
+    HookManager,
+    agent_task_hook,
+    global_hook,
+    hooks,
+    model_task_hook,
+    register_agent_hook,
+    register_hook,
+    register_model_hook,
+    register_task_hook,
+    register_tool_hook,
+    register_type_hook,
+    task_hook,
+    tool_task_hook,
+    type_hook,
+)
 from motus.runtime.lifecycle import (
     AgentRuntime,
     get_runtime,
@@ -23,16 +45,32 @@ __all__ = [
     "AgentRuntime",
     "AgentTaskDefinition",
     "GraphScheduler",
+    "HookEvent",
+    "HookManager",
     "TaskCancelledError",
     "TaskPolicy",
     "agent_task",
+    "agent_task_hook",
     "cancel",
     "cancelled",
     "check_cancelled",
     "get_runtime",
+    "global_hook",
+    "hooks",
     "init",
     "is_initialized",
+    "model_task_hook",
     "open_runtime",
+    "register_agent_hook",
+    "register_agent_task",
+    "register_hook",
+    "register_model_hook",
+    "register_task_hook",
+    "register_tool_hook",
+    "register_type_hook",
     "resolve",
     "shutdown",
+    "task_hook",
+    "tool_task_hook",
+    "type_hook",
 ]

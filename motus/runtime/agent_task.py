@@ -4,25 +4,66 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import CodeType
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast, overload
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 import attrs
 
 from motus.runtime.future import AgentFuture
-from motus.runtime.policy import TaskPolicy, TaskSpec, gives_a_coroutine
+from motus.runtime.hooks import Callback
+from motus.runtime.policy import RetryOn, TaskPolicy, TaskSpec, gives_a_coroutine
 from motus.runtime.submit import submit
 from motus.runtime.types import NORMAL_TASK
 
-__all__ = ["AgentTaskDefinition", "agent_task", "resolve"]
+__all__ = [
+    "AgentTaskDefinition",
+    "PolicyOptions",
+    "TaskOptions",
+    "agent_task",
+    "make_spec",
+    "register_agent_task",
+    "resolve",
+]
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
+
+Hook = Callback | Iterable[Callback] | None
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The fields of `TaskPolicy`, as keyword arguments."""
+
+    retries: int
+    timeout: float | None
+    retry_delay: float
+    retry_backoff: float
+    retry_jitter: float
+    retry_on: RetryOn
+
+
+class TaskOptions(PolicyOptions, total=False):
+    """What `agent_task` takes beside the number of results."""
+
+    task_type: str
+    on_start: Hook
+    on_end: Hook
+    on_error: Hook
 
 
 class AgentTaskDefinition(Generic[R_co]):
@@ -46,14 +87,17 @@ class AgentTaskDefinition(Generic[R_co]):
         if self._bound:
             args = self._bound + args
         if self._many:
-            return self._call_for_many(args, kwargs, frame.f_code, frame.f_lasti)
+            return self.call_from(frame.f_code, frame.f_lasti, args, kwargs)
         return submit(AgentFuture, self._spec, args, kwargs, frame.f_code, frame.f_lasti)  # type: ignore[return-value]  # R_co is AgentFuture here
 
-    def _call_for_many(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], code: CodeType, instruction: int
+    def call_from(
+        self, code: CodeType, instruction: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> R_co:
+        """Call it as from another place, of a frame's `f_code` and `f_lasti`."""
         spec = self._spec
         whole = submit(AgentFuture, spec, args, kwargs, code, instruction)
+        if not self._many:
+            return cast("R_co", whole)
         one = TaskSpec(_one_of, name=spec.name, is_coroutine=False, inline=True, is_part=True)
         count = spec.num_returns
         parts = tuple(
@@ -71,17 +115,10 @@ class AgentTaskDefinition(Generic[R_co]):
         return f"<agent_task '{self._spec.name}'>"
 
     @overload
-    def policy(
-        self, *, retries: int = ..., timeout: float | None = ..., retry_delay: float = ...
-    ) -> AgentTaskDefinition[R_co]: ...
+    def policy(self, **changes: Unpack[PolicyOptions]) -> AgentTaskDefinition[R_co]: ...
     @overload
     def policy(
-        self,
-        *,
-        num_returns: int,
-        retries: int = ...,
-        timeout: float | None = ...,
-        retry_delay: float = ...,
+        self, *, num_returns: int, **changes: Unpack[PolicyOptions]
     ) -> AgentTaskDefinition[Any]: ...
     def policy(self, *, num_returns: int | None = None, **changes: Any) -> AgentTaskDefinition[Any]:
         """The same task with another policy; this one stays as it is.
@@ -96,11 +133,12 @@ class AgentTaskDefinition(Generic[R_co]):
                 f"{', '.join(sorted(known | {'num_returns'}))}"
             )
         spec = self._spec
-        changed = _spec(
+        changed = make_spec(
             self._fn,
             attrs.evolve(spec.policy, **changes),
             spec.num_returns if num_returns is None else num_returns,
             spec.task_type,
+            spec.hooks,
         )
         return AgentTaskDefinition(self._fn, changed, self._bound)
 
@@ -164,40 +202,14 @@ def agent_task(
 def agent_task(fn: Callable[..., T], /) -> AgentTaskDefinition[AgentFuture[T]]: ...
 @overload
 def agent_task(  # type: ignore[overload-overlap]  # literals are the better match
-    *,
-    task_type: str = ...,
-    retries: int = ...,
-    timeout: float | None = ...,
-    retry_delay: float = ...,
-    num_returns: Literal[1] = ...,
+    *, num_returns: Literal[1] = ..., **options: Unpack[TaskOptions]
 ) -> _Decorator: ...
 @overload
-def agent_task(
-    *,
-    num_returns: Literal[2],
-    task_type: str = ...,
-    retries: int = ...,
-    timeout: float | None = ...,
-    retry_delay: float = ...,
-) -> _PairDecorator: ...
+def agent_task(*, num_returns: Literal[2], **options: Unpack[TaskOptions]) -> _PairDecorator: ...
 @overload
-def agent_task(
-    *,
-    num_returns: Literal[3],
-    task_type: str = ...,
-    retries: int = ...,
-    timeout: float | None = ...,
-    retry_delay: float = ...,
-) -> _TripleDecorator: ...
+def agent_task(*, num_returns: Literal[3], **options: Unpack[TaskOptions]) -> _TripleDecorator: ...
 @overload
-def agent_task(
-    *,
-    num_returns: int,
-    task_type: str = ...,
-    retries: int = ...,
-    timeout: float | None = ...,
-    retry_delay: float = ...,
-) -> _ManyDecorator: ...
+def agent_task(*, num_returns: int, **options: Unpack[TaskOptions]) -> _ManyDecorator: ...
 def agent_task(
     fn: Callable[..., Any] | None = None,
     /,
@@ -206,15 +218,30 @@ def agent_task(
     retries: int = 0,
     timeout: float | None = None,
     retry_delay: float = 0.0,
+    retry_backoff: float = 1.0,
+    retry_jitter: float = 0.0,
+    retry_on: RetryOn = None,
     num_returns: int = 1,
+    on_start: Hook = None,
+    on_end: Hook = None,
+    on_error: Hook = None,
 ) -> Any:
     """Make a function, or any callable, a task: `@agent_task` or `@agent_task(retries=2)`.
 
     Calls return an `AgentFuture`, or a tuple of `num_returns` of them. Coroutine functions run in
-    the runtime's event loop, everything else on a worker thread. `retries`, `timeout` and
-    `retry_delay` are those of `TaskPolicy`. ValueError if one is out of range.
+    the runtime's event loop, everything else on a worker thread. `retries`, `timeout` and the
+    options that begin with `retry_` are those of `TaskPolicy`; `on_start`, `on_end` and `on_error`
+    are hooks, one or a list, for this task alone. ValueError if a value is out of range.
     """
-    policy = TaskPolicy(retries=retries, timeout=timeout, retry_delay=retry_delay)
+    policy = TaskPolicy(
+        retries=retries,
+        timeout=timeout,
+        retry_delay=retry_delay,
+        retry_backoff=retry_backoff,
+        retry_jitter=retry_jitter,
+        retry_on=retry_on,
+    )
+    hooks = _hooks(on_start, on_end, on_error)
 
     def decorate(fn: Any) -> Any:
         if isinstance(fn, classmethod | staticmethod):
@@ -223,12 +250,57 @@ def agent_task(
             raise TypeError(f"{fn!r} is a task already: change it with .policy(...)")
         if not callable(fn):
             raise TypeError(f"agent_task takes a callable, not {type(fn).__name__}")
-        return AgentTaskDefinition(fn, _spec(fn, policy, num_returns, task_type))
+        return AgentTaskDefinition(fn, make_spec(fn, policy, num_returns, task_type, hooks))
 
     return decorate if fn is None else decorate(fn)
 
 
-def _spec(fn: Callable[..., Any], policy: TaskPolicy, num_returns: Any, task_type: str) -> TaskSpec:
+def register_agent_task(
+    func: Callable[..., Any],
+    *args: Any,
+    policy: TaskPolicy | None = None,
+    num_returns: int = 1,
+    creation_stack: object = None,
+    on_start: Hook = None,
+    on_end: Hook = None,
+    on_error: Hook = None,
+    parent_stack: object = None,
+    task_type: str = NORMAL_TASK,
+    **kwargs: Any,
+) -> Any:
+    """Call a function as a task without decorating it; what a decorated one would return.
+
+    `creation_stack` and `parent_stack` are accepted for compatibility: where the call was made is
+    found out here.
+    """
+    hooks = _hooks(on_start, on_end, on_error)
+    spec = make_spec(func, policy or TaskPolicy(), num_returns, task_type, hooks)
+    frame = sys._getframe(1)  # noqa: SLF001 - as in AgentTaskDefinition
+    return AgentTaskDefinition(func, spec).call_from(frame.f_code, frame.f_lasti, args, kwargs)
+
+
+def _hooks(on_start: Hook, on_end: Hook, on_error: Hook) -> dict[str, tuple[Callback, ...]]:
+    given = {"task_start": on_start, "task_end": on_end, "task_error": on_error}
+    hooks: dict[str, tuple[Callback, ...]] = {}
+    for event, hook in given.items():
+        if hook is None:
+            continue
+        callbacks = (hook,) if callable(hook) else tuple(hook)
+        for callback in callbacks:
+            if not callable(callback):
+                raise TypeError(f"a hook must be callable, not {type(callback).__name__}")
+        hooks[event] = callbacks
+    return hooks
+
+
+def make_spec(
+    fn: Callable[..., Any],
+    policy: TaskPolicy,
+    num_returns: Any,
+    task_type: str,
+    hooks: Mapping[str, tuple[Callback, ...]],
+) -> TaskSpec:
+    """What is the same for every call of the function. ValueError for a wrong `num_returns`."""
     if not isinstance(num_returns, int) or isinstance(num_returns, bool) or num_returns < 1:
         raise ValueError(f"num_returns must be a whole number of at least 1, not {num_returns!r}")
     plain: Any = fn
@@ -241,6 +313,7 @@ def _spec(fn: Callable[..., Any], policy: TaskPolicy, num_returns: Any, task_typ
         policy=policy,
         num_returns=num_returns,
         task_type=task_type,
+        hooks=hooks,
     )
 
 

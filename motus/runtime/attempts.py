@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -43,13 +44,14 @@ async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
                 f"Task '{node.af_spec.name}' timed out after {policy.timeout} seconds"
             )
         failures += 1
-        if failures > policy.retries:
+        if not policy.is_retried(error, failures):
             raise error
         scheduler.graph.attempt_failed(node, error)
         scheduler.follow_up()
         await scheduler.childless(node)
-        if policy.retry_delay:
-            await anyio.sleep(policy.retry_delay)
+        delay = policy.delay(failures, random.random())  # noqa: S311 - spreads retries, hides nothing
+        if delay:
+            await anyio.sleep(delay)
         scheduler.graph.attempt_started(node)
 
 

@@ -33,10 +33,11 @@ from motus.runtime.node import (
     Node,
 )
 
-__all__ = ["NOTIFY", "STOP", "WATCH", "Graph"]
+__all__ = ["ENDED", "NOTIFY", "STOP", "WATCH", "Graph"]
 
 STOP: Final = "stop"
 NOTIFY: Final = "notify"
+ENDED: Final = "ended"
 WATCH: Final = "watch"
 
 # So many dependents are told at once; more of them go through the fallout, which can pause.
@@ -68,6 +69,7 @@ class Graph:
     * `(STOP, node)`: call `af_control.cancel()`, its body must end; report `stopped`, or how else
       it ended;
     * `(NOTIFY, waiter)`: what it waited for has happened;
+    * `(ENDED, node, record)`: a node with a record is final;
     * `(WATCH, other, node)`: `other` belongs to another runtime, report its `foreign_finished`;
 
     and as long as there is `fallout`, it has to call `advance`.
@@ -383,6 +385,8 @@ class Graph:
         extra = node.af_extra
         if extra is not None:
             node.af_extra = None
+            if extra.record is not None:
+                self.orders.append((ENDED, node, extra.record))
             if extra.waiters is not None:
                 self.orders += [(NOTIFY, waiter) for waiter in extra.waiters]
         if self.foreign_waits:

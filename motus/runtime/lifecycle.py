@@ -18,6 +18,7 @@ import anyio
 
 from motus.runtime.backends import loop_identity
 from motus.runtime.current import current
+from motus.runtime.hooks import HookManager
 from motus.runtime.node import Node
 from motus.runtime.scheduler import GraphScheduler
 
@@ -47,6 +48,11 @@ class AgentRuntime:
     def is_open(self) -> bool:
         """Whether tasks can still be called in it."""
         return not self.scheduler.closed and self.scheduler.graph.poison is None
+
+    @property
+    def hooks(self) -> HookManager:
+        """Hooks for the tasks of this runtime, beside those of the process."""
+        return self.scheduler.observers.hooks
 
     def shutdown(self) -> None:
         """Stop every task; futures that are not done fail with RuntimeError. Idempotent.

@@ -105,7 +105,7 @@ class Node:
 class Extra:
     """The rarely needed part of a node."""
 
-    __slots__ = ("bodiless", "childless", "children", "failure", "waiters")
+    __slots__ = ("bodiless", "childless", "children", "failure", "record", "waiters")
 
     def __init__(self) -> None:
         # By id: a future that is hashed blocks until it has a value.
@@ -116,5 +116,7 @@ class Extra:
         self.bodiless = False
         # How a body ended that raised while it had children.
         self.failure: Any = None
+        # Opaque as well: what hooks have to know, of a node that has started.
+        self.record: Any = None
         # A waiter for the end of the last child, between two attempts.
         self.childless: Any = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -15,10 +15,16 @@ __all__ = [
     "COROUTINE",
     "INLINE",
     "THREAD",
+    "RetryOn",
     "TaskPolicy",
     "TaskSpec",
     "gives_a_coroutine",
 ]
+
+
+RetryOn = (
+    type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] | None
+)
 
 
 def _at_least(least: float) -> Callable[[Any, Any, Any], None]:
@@ -46,18 +52,58 @@ def _whole(_: Any, attribute: Any, value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a whole number of at least 0, not {value!r}")
 
 
+def _fraction(_: Any, attribute: Any, value: Any) -> None:
+    _at_least(0)(_, attribute, value)
+    if value > 1:
+        raise ValueError(f"{attribute.name} must be between 0 and 1, not {value!r}")
+
+
+def _retry_on(_: Any, attribute: Any, value: Any) -> None:
+    types = value if isinstance(value, tuple) else (value,)
+    if all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+        return
+    if value is not None and (isinstance(value, type | tuple) or not callable(value)):
+        raise ValueError(
+            f"{attribute.name} must be an exception type, a tuple of them, a function of the "
+            f"exception, or None, not {value!r}"
+        )
+
+
 @attrs.frozen
 class TaskPolicy:
     """What happens when a task fails or takes too long.
 
-    `retries`: how often it is tried again after the first failure. `timeout`: seconds for each
-    attempt, its children and the futures that it returns included; more is a `TimeoutError`, which
-    is a failure. `retry_delay`: seconds between two attempts. Cancellation is never retried.
+    * `retries`: how often it is tried again after the first failure. Cancellation never is.
+    * `timeout`: seconds for each attempt, its children and the futures that it returns included;
+      more is a `TimeoutError`, which is a failure.
+    * `retry_delay`: seconds before the next attempt, multiplied by `retry_backoff` after each one.
+    * `retry_jitter`: the fraction of the delay that is left to chance, between 0 and 1: with 0.5
+      the delay is between half of it and all of it.
+    * `retry_on`: which failures are retried: an exception type, a tuple of them, or a function of
+      the exception; None for all.
     """
 
     retries: int = attrs.field(default=0, validator=_whole)
     timeout: float | None = attrs.field(default=None, validator=_timeout)
     retry_delay: float = attrs.field(default=0.0, validator=_at_least(0))
+    retry_backoff: float = attrs.field(default=1.0, validator=_at_least(1))
+    retry_jitter: float = attrs.field(default=0.0, validator=_fraction)
+    retry_on: RetryOn = attrs.field(default=None, validator=_retry_on)
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Seconds before the next attempt, after so many failures; `chance` in [0, 1)."""
+        delay = self.retry_delay * self.retry_backoff ** (failures - 1)
+        return delay * (1 - self.retry_jitter * chance)
+
+    def is_retried(self, error: BaseException, failures: int) -> bool:
+        """Whether there is another attempt after this failure, the `failures`-th."""
+        if failures > self.retries:
+            return False
+        if self.retry_on is None:
+            return True
+        if isinstance(self.retry_on, type | tuple):
+            return isinstance(error, self.retry_on)
+        return bool(self.retry_on(error))
 
 
 # How the body of a node is run.
@@ -72,7 +118,10 @@ class TaskSpec:
 
     __slots__ = (
         "fn",
+        "hooks",
         "is_coroutine",
+        "is_method",
+        "is_observed",
         "is_part",
         "kind",
         "name",
@@ -92,6 +141,7 @@ class TaskSpec:
         policy: TaskPolicy = TaskPolicy(),
         num_returns: int = 1,
         task_type: str = NORMAL_TASK,
+        hooks: Mapping[str, tuple[Callable[..., Any], ...]] | None = None,
     ) -> None:
         self.fn = fn
         self.name = name
@@ -100,6 +150,10 @@ class TaskSpec:
         self.is_part = is_part
         self.policy = policy
         self.num_returns = num_returns
+        # Of this task alone, by event; the others are in the runtime's HookManager.
+        self.hooks = hooks or {}
+        self.is_observed = not is_part
+        self.is_method = _is_method(fn)
         self.task_type = task_type
         if inline:
             self.kind = INLINE
@@ -114,3 +168,8 @@ def gives_a_coroutine(fn: object) -> bool:
     if inspect.iscoroutinefunction(fn):
         return True
     return inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004 - not whether it can be called
+
+
+def _is_method(fn: object) -> bool:
+    code = getattr(fn, "__code__", None)
+    return code is not None and code.co_varnames[:1] == ("self",)

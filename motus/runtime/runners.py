@@ -27,6 +27,7 @@ import anyio
 from motus.runtime.attempts import run_attempts
 from motus.runtime.containers import fill_arguments, futures_in, may_hold_futures
 from motus.runtime.current import current
+from motus.runtime.hooks import hooks as process_hooks
 from motus.runtime.node import CANCELLING, READY, RUNNING, Node
 from motus.runtime.policy import ATTEMPTS, COROUTINE, THREAD
 
@@ -49,6 +50,7 @@ class Runners:
         self._scheduler = scheduler
         self._graph = scheduler.graph
         self._backend = scheduler.backend
+        self._hooks = scheduler.observers.hooks
         self._send, self._receive = anyio.create_memory_object_stream[None](1)
         self.awake = 0
         self._starting = 0
@@ -182,6 +184,8 @@ class Runners:
             args, kwargs = node.af_args, node.af_kwargs
             if node.af_has_futures:
                 args, kwargs = fill_arguments(node.af_has_futures, args, kwargs)
+            if self._hooks.size or process_hooks.size or spec.hooks:
+                self._scheduler.observers.started(node, args, kwargs)
             kind = spec.kind
             if kind == COROUTINE:
                 suspended: tuple[Coroutine[Any, Any, Any], Any] = node.af_context.run(

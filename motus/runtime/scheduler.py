@@ -25,9 +25,10 @@ from motus.runtime.containers import replace_futures
 from motus.runtime.current import current
 from motus.runtime.cycles import circle, waits_for_itself
 from motus.runtime.failures import Failure
-from motus.runtime.graph import NOTIFY, STOP, Graph
+from motus.runtime.graph import ENDED, NOTIFY, STOP, Graph
 from motus.runtime.jobs import Jobs
 from motus.runtime.node import DONE, Extra, Node
+from motus.runtime.observers import Observers
 from motus.runtime.runners import Runners
 from motus.runtime.threads import Job, current_job
 
@@ -51,8 +52,9 @@ class GraphScheduler:
         self.inbox: deque[tuple[Callable[[Any, Any], object], Any, Any]] = deque()
         # Nodes whose body is suspended in a runner or runs on a thread, by id.
         self.running: dict[int, Node] = {}
-        self.runners = Runners(self)
         self.jobs = Jobs(self, max_threads)
+        self.observers = Observers(self)
+        self.runners = Runners(self)
         self.closed = False
         self._kicked = False
         # Closing may lead to another runtime that is closing, and back here.
@@ -144,6 +146,7 @@ class GraphScheduler:
                 await self.backend.checkpoint()
             await self._all_finished()
             await self.jobs.all_ended()
+            await self.observers.all_called()
             self.jobs.pool.close()
             self.runners.close()
             self.backend.close()
@@ -354,6 +357,8 @@ class GraphScheduler:
                     subject()
                 elif verb is STOP:
                     self._stop(subject)
+                elif verb is ENDED:
+                    self.observers.ended(subject, order[2])
                 else:
                     self._watch(subject, order[2])
 

@@ -213,7 +213,7 @@ async def test_a_timed_out_body_is_retried_at_once_and_blocks_nobody() -> None:
     release = threading.Event()
     calls: list[int] = []
 
-    @agent_task(timeout=0.05, retries=1)
+    @agent_task(timeout=1.0, retries=1)
     def stuck_once() -> int:
         calls.append(1)
         if len(calls) == 1:
@@ -231,7 +231,7 @@ async def test_what_a_timed_out_body_calls_later_is_cancelled() -> None:
     later: list[AgentFuture[int]] = []
     done = threading.Event()
 
-    @agent_task(timeout=0.05)
+    @agent_task(timeout=0.2)
     def stuck() -> None:
         release.wait(10)
         later.append(inc(1))
