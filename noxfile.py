@@ -82,7 +82,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=THIS)
 def types(session: nox.Session) -> None:
     """mypy --strict over the library and its tests."""
-    _install(session, "test", "types")
+    _install(session, "test")
     session.run("python", "-m", "mypy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import anyio
@@ -20,6 +21,8 @@ from motus.runtime import (
 from motus.runtime.current import current
 
 pytestmark = pytest.mark.anyio
+
+SOAK = os.environ.get("MOTUS_TEST_SIZE") == "soak"
 
 
 @agent_task
@@ -270,7 +273,7 @@ async def test_a_long_chain_is_cancelled_without_recursion() -> None:
     async with open_runtime():
         first: AgentFuture[Any] = forever()
         last = first
-        for _ in range(20_000):
+        for _ in range(1_000_000 if SOAK else 100_000):
             last = inc(last)
         await anyio.sleep(1)
         cancel(first)

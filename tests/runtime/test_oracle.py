@@ -14,8 +14,8 @@ from motus.runtime import AgentFuture, TaskCancelledError, agent_task, open_runt
 
 pytestmark = pytest.mark.anyio
 
-PROGRAMS = 10_000 if os.environ.get("MOTUS_TEST_SIZE") == "soak" else 150
-BATCHES = 6
+PROGRAMS = 200_000 if os.environ.get("MOTUS_TEST_SIZE") == "soak" else 2_000
+BATCHES = 8
 
 
 class Step(NamedTuple):
