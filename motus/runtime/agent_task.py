@@ -81,13 +81,12 @@ class AgentTaskDefinition(Generic[R_co]):
         self._spec = spec
         self._bound = bound
         self._many = spec.num_returns > 1
+        self._special = self._many or bool(bound)
 
     def __call__(self, *args: Any, **kwargs: Any) -> R_co:
         frame = sys._getframe(1)  # noqa: SLF001 - documented; inspect's way costs a hundred times as much
-        if self._bound:
-            args = self._bound + args
-        if self._many:
-            return self.call_from(frame.f_code, frame.f_lasti, args, kwargs)
+        if self._special:
+            return self.call_from(frame.f_code, frame.f_lasti, (*self._bound, *args), kwargs)
         return submit(AgentFuture, self._spec, args, kwargs, frame.f_code, frame.f_lasti)  # type: ignore[return-value]  # R_co is AgentFuture here
 
     def call_from(

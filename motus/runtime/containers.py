@@ -18,7 +18,6 @@ __all__ = [
     "CONTAINERS",
     "INSIDE_CONTAINERS",
     "NO_FUTURES",
-    "fill_arguments",
     "futures_in",
     "is_container",
     "may_hold_futures",
@@ -40,13 +39,6 @@ _HOLDERS: Final = (Node, list, tuple, dict)
 def may_hold_futures(value: Any) -> bool:
     """Whether it is worth while to look into the value."""
     return type(value) not in ATOMS and isinstance(value, _HOLDERS)
-
-
-def fill_arguments(holds: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The arguments of a call with the results of its futures in their place."""
-    if holds == AMONG_ARGUMENTS:
-        return [one.af_value if isinstance(one, Node) else one for one in args], kwargs
-    return replace_futures(args), replace_futures(kwargs)
 
 
 def is_container(value: Any) -> bool:

@@ -26,6 +26,7 @@ from motus.runtime.node import (
     FAILED,
     PENDING,
     READY,
+    RUNNING,
     SETTLING,
     STATE_NAMES,
     TRANSITIONS,
@@ -133,7 +134,17 @@ class Graph:
     def succeed(self, node: Node, value: Any, futures: Iterable[Node] | None = None) -> None:
         """The body returned `value`; `futures` are those found in it."""
         extra = node.af_extra
-        if node.af_state == CANCELLING:
+        if futures is None and extra is None and node.af_state == RUNNING:
+            # The common case of what follows, without asking twice.
+            node.af_state = DONE
+            node.af_value = value
+            node.af_args = node.af_kwargs = node.af_context = node.af_control = None
+            self.unfinished -= 1
+            if node.af_parent is not None:
+                self._leave(node, node.af_parent)
+            if node.af_dependents is not None:
+                self._tell(node, DONE, None)
+        elif node.af_state == CANCELLING:
             self.stopped(node)
         elif futures is None and (extra is None or not extra.children):
             self._conclude(node, DONE, value)
@@ -321,6 +332,8 @@ class Graph:
             if node.af_state == PENDING:
                 node.af_state = READY
                 self.ready.append(node)
+                if self.foreign_waits:
+                    self.foreign_waits.pop(node.af_id, None)
             elif node.af_state == SETTLING:
                 # Not at once: nodes that return futures of nodes that do may form a long chain.
                 self.fallout.append(_Fallout(SETTLING, (node,)))
@@ -355,33 +368,12 @@ class Graph:
         node.af_value = value
         node.af_args = node.af_kwargs = node.af_context = node.af_control = None
         self.unfinished -= 1
-        parent = node.af_parent
-        if parent is not None:
-            node.af_parent = None
-            above = parent.af_extra
-            if above is not None and above.children is not None:
-                above.children.pop(node.af_id, None)
-                if not above.children:
-                    if above.bodiless:
-                        self.fallout.append(_Fallout(SETTLING, (parent,)))
-                    elif above.childless is not None:
-                        self.orders.append((NOTIFY, above.childless))
-                        above.childless = None
-        dependents = node.af_dependents
-        if dependents is not None:
-            node.af_dependents = None
-            if state != DONE:
-                if state == CANCELLED and value is None:
-                    value = _cancelled(node)
-                nodes = (dependents,) if isinstance(dependents, Node) else dependents
-                self.fallout.append(_Fallout(state, nodes, value))
-            elif isinstance(dependents, Node):
-                self._release(dependents)
-            elif len(dependents) > LONG:
-                self.fallout.append(_Fallout(DONE, dependents))
-            else:
-                for dependent in dependents:
-                    self._release(dependent)
+        if node.af_parent is not None:
+            self._leave(node, node.af_parent)
+        if node.af_dependents is not None:
+            if state == CANCELLED and value is None:
+                value = _cancelled(node)
+            self._tell(node, state, value)
         extra = node.af_extra
         if extra is not None:
             node.af_extra = None
@@ -391,6 +383,35 @@ class Graph:
                 self.orders += [(NOTIFY, waiter) for waiter in extra.waiters]
         if self.foreign_waits:
             self.foreign_waits.pop(node.af_id, None)
+
+    def _leave(self, node: Node, parent: Node) -> None:
+        """The node is no child any more."""
+        node.af_parent = None
+        extra = parent.af_extra
+        if extra is not None and extra.children is not None:
+            extra.children.pop(node.af_id, None)
+            if not extra.children:
+                if extra.bodiless:
+                    self.fallout.append(_Fallout(SETTLING, (parent,)))
+                elif extra.childless is not None:
+                    self.orders.append((NOTIFY, extra.childless))
+                    extra.childless = None
+
+    def _tell(self, node: Node, state: int, value: Any) -> None:
+        """Let those that depend on the node know how it ended."""
+        dependents = node.af_dependents
+        node.af_dependents = None
+        if isinstance(dependents, list):
+            if state != DONE or len(dependents) > LONG:
+                self.fallout.append(_Fallout(state, dependents, value))
+            else:
+                for dependent in dependents:
+                    self._release(dependent)
+        elif dependents is not None:
+            if state != DONE:
+                self.fallout.append(_Fallout(state, (dependents,), value))
+            else:
+                self._release(dependents)
 
     def _step(self, node: Node, event: str) -> None:
         try:

@@ -139,7 +139,9 @@ def find_scheduler() -> GraphScheduler:
     loop = loop_identity()
     if loop is not None:
         return _adopted(loop).scheduler
-    return _background(None).scheduler
+    runtime = _registry.background
+    # The lock is for starting it.
+    return (runtime if runtime is not None and runtime.is_open else _background(None)).scheduler
 
 
 def _adopted(loop: object) -> AgentRuntime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, Final
 
 import attrs
@@ -13,6 +14,7 @@ from motus.runtime.types import NORMAL_TASK
 __all__ = [
     "ATTEMPTS",
     "COROUTINE",
+    "COROUTINE_LIKE",
     "INLINE",
     "THREAD",
     "RetryOn",
@@ -107,7 +109,8 @@ class TaskPolicy:
 
 
 # How the body of a node is run.
-COROUTINE: Final = 0  # a coroutine function: driven in the loop, its first step at once
+COROUTINE: Final = 0  # an `async def`: driven in the loop, its first step at once
+COROUTINE_LIKE: Final = 4  # the same, but calling it may run somebody's code
 THREAD: Final = 1  # any other callable: on a worker thread
 INLINE: Final = 2  # one of our own that never blocks: called in the loop
 ATTEMPTS: Final = 3  # with retries or a timeout, whatever the callable is
@@ -160,7 +163,10 @@ class TaskSpec:
         elif policy.retries or policy.timeout is not None:
             self.kind = ATTEMPTS
         else:
-            self.kind = COROUTINE if is_coroutine else THREAD
+            self.kind = THREAD
+            if is_coroutine:
+                plain = isinstance(fn, FunctionType) and fn.__code__.co_flags & inspect.CO_COROUTINE
+                self.kind = COROUTINE if plain else COROUTINE_LIKE
 
 
 def gives_a_coroutine(fn: object) -> bool:

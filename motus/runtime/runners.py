@@ -25,11 +25,17 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from motus.runtime.attempts import run_attempts
-from motus.runtime.containers import fill_arguments, futures_in, may_hold_futures
+from motus.runtime.containers import (
+    AMONG_ARGUMENTS,
+    ATOMS,
+    futures_in,
+    may_hold_futures,
+    replace_futures,
+)
 from motus.runtime.current import current
 from motus.runtime.hooks import hooks as process_hooks
 from motus.runtime.node import CANCELLING, READY, RUNNING, Node
-from motus.runtime.policy import ATTEMPTS, COROUTINE, THREAD
+from motus.runtime.policy import ATTEMPTS, COROUTINE, COROUTINE_LIKE, THREAD
 
 if TYPE_CHECKING:
     from motus.runtime.scheduler import GraphScheduler
@@ -39,8 +45,14 @@ __all__ = ["Runners"]
 # The other tasks of the loop get their turn after so many nodes, or so many seconds.
 BATCH: Final = 64
 SLICE: Final = 0.002
+# Nodes between two looks at the clock and at what other threads want.
+BURST: Final = 8
 # How many runners one suspending node may start while others are ready.
 MAX_BURST: Final = 8
+
+set_current: Final = current.set
+
+RUNNER_NAME: Final = "motus-runner"
 
 
 class Runners:
@@ -96,6 +108,7 @@ class Runners:
         self._starting -= 1
         self.awake += 1
         backend = self._backend
+        rename = backend.renamer()
         leading = True
         try:
             while leading:
@@ -103,7 +116,7 @@ class Runners:
                 try:
                     with backend.scope() as scope:
                         left_open = backend.open_scopes(scope)
-                        leading = await self._lead(scope, left_open)
+                        leading = await self._lead(scope, left_open, rename)
                         misnested = bool(left_open)
                 except RuntimeError:
                     if not misnested:
@@ -117,14 +130,15 @@ class Runners:
                 # Only when this task was cancelled from above: somebody has to go on.
                 self.wake()
 
-    async def _lead(self, scope: Any, left_open: Collection[object]) -> bool:
+    async def _lead(
+        self, scope: Any, left_open: Collection[object], rename: Callable[[str], object]
+    ) -> bool:
         """Take nodes while there are any, then park. False: this runner is not needed any more.
 
         True: it goes on in a new scope, because this one was used up by a cancellation.
         """
-        scheduler, graph, backend = self._scheduler, self._graph, self._backend
+        scheduler, graph, backend, begin = self._scheduler, self._graph, self._backend, self._begin
         ready, fallout, orders, inbox = graph.ready, graph.fallout, graph.orders, scheduler.inbox
-        usable = True
         left = BATCH
         until = perf_counter() + SLICE
         while True:
@@ -135,24 +149,34 @@ class Runners:
                 if fallout:
                     graph.advance(BATCH)
                     left -= BATCH // 2
-                if ready:
-                    node: Node | None = ready.popleft()
-                    assert node is not None
-                    # What was cancelled in the queue is still in it.
-                    if node.af_state == READY:
-                        suspended = self._begin(node)
-                        if suspended is not None:
-                            usable = await self._stay(node, scope, *suspended)
-                            left = BATCH
-                            until = perf_counter() + SLICE
-                    # This frame outlives nodes: what it names would stay in memory.
-                    node = suspended = None
                 if orders:
                     scheduler.perform()
-                if left_open or not usable:
+                for _ in range(BURST):
+                    if not ready:
+                        break
+                    node = ready.popleft()
+                    # What was cancelled in the queue is still in it.
+                    if node.af_state == READY:
+                        suspended = begin(node)
+                        if suspended is not None:
+                            usable = await self._stay(node, scope, rename, *suspended)
+                            left = BATCH
+                            until = perf_counter() + SLICE
+                            if not usable:
+                                scheduler.perform()
+                                return True
+                            # This frame outlives nodes: what it names would stay in memory.
+                            suspended = None
+                    del node
+                    if orders:
+                        scheduler.perform()
+                    if fallout or left_open:
+                        # What has been told to stop starts nothing more.
+                        break
+                if left_open:
                     return True
-                left -= 1
-                if left <= 0 or (not left & 7 and perf_counter() > until):
+                left -= BURST
+                if left <= 0 or perf_counter() > until:
                     await backend.checkpoint()
                     left = BATCH
                     until = perf_counter() + SLICE
@@ -182,12 +206,21 @@ class Runners:
         node.af_state = RUNNING
         try:
             args, kwargs = node.af_args, node.af_kwargs
-            if node.af_has_futures:
-                args, kwargs = fill_arguments(node.af_has_futures, args, kwargs)
+            if node.af_has_futures == AMONG_ARGUMENTS:
+                args = [one.af_value if isinstance(one, Node) else one for one in args]
+            elif node.af_has_futures:
+                args, kwargs = replace_futures(args), replace_futures(kwargs)
             if self._hooks.size or process_hooks.size or spec.hooks:
                 self._scheduler.observers.started(node, args, kwargs)
             kind = spec.kind
             if kind == COROUTINE:
+                # The common case of `_first_step`: calling an `async def` runs nothing.
+                run = node.af_context.run
+                run(set_current, node)
+                fn = spec.fn
+                coroutine = fn(*args) if kwargs is None else fn(*args, **kwargs)
+                return coroutine, run(coroutine.send, None)
+            if kind == COROUTINE_LIKE:
                 suspended: tuple[Coroutine[Any, Any, Any], Any] = node.af_context.run(
                     _first_step, node, spec.fn, args, kwargs
                 )
@@ -204,7 +237,7 @@ class Runners:
         except StopIteration as stop:
             # What the coroutine returned.
             value = stop.value
-            if may_hold_futures(value):
+            if type(value) not in ATOMS and may_hold_futures(value):
                 graph.succeed(node, value, futures_in((value,)) or None)
             else:
                 graph.succeed(node, value)
@@ -215,47 +248,55 @@ class Runners:
         return suspended
 
     async def _stay(
-        self, node: Node, scope: Any, coroutine: Coroutine[Any, Any, Any], message: Any
+        self,
+        node: Node,
+        scope: Any,
+        rename: Callable[[str], object],
+        coroutine: Coroutine[Any, Any, Any],
+        message: Any,
     ) -> bool:
         """Drive a suspended body to its end. False: the scope cannot be used again."""
-        scheduler, backend = self._scheduler, self._backend
+        scheduler = self._scheduler
+        running = scheduler.running
         context = node.af_context
         node.af_args = node.af_kwargs = None
         node.af_control = scope
-        scheduler.running[node.af_id] = node
+        running[node.af_id] = node
         if node.af_state == CANCELLING:
             scope.cancel()
-        name = backend.task_name(node.af_spec.name)
+        rename(node.af_spec.name)
         self.awake -= 1
-        self._hand_over()
+        if not self.awake:
+            self._hand_over()
+        failure: BaseException | None = None
         try:
             value = await _drive(coroutine, context.run, message)
         except BaseException as error:  # noqa: BLE001 - as in _begin; a cancellation ends the node, and trio raises one from above again at the next checkpoint
-            self._end_stay(node, name)
-            scheduler.body_raised(node, error)
-            if isinstance(error, backend.cancelled) and not scope.cancel_called:
-                backend.absorb_stray_cancel()
-        else:
-            self._end_stay(node, name)
-            if may_hold_futures(value):
-                self._graph.succeed(node, value, futures_in((value,)) or None)
-            else:
-                self._graph.succeed(node, value)
-        return not scope.cancel_called
-
-    def _end_stay(self, node: Node, name: str) -> None:
+            failure = error
         self.awake += 1
-        del self._scheduler.running[node.af_id]
+        del running[node.af_id]
         node.af_control = None
-        self._backend.task_name(name)
-        # Threads that the body used may have called tasks on its behalf: those are its children,
-        # and must be known before it is asked whether it has any.
-        while self._scheduler.inbox:
-            self._scheduler.take_in(BATCH)
+        rename(RUNNER_NAME)
+        if scheduler.inbox:
+            # Threads that the body used may have called tasks on its behalf: those are its
+            # children, and must be known before it is asked whether it has any.
+            scheduler.take_in_all()
+        usable = node.af_state != CANCELLING
+        if failure is not None:
+            scheduler.body_raised(node, failure)
+            if usable and isinstance(failure, self._backend.cancelled):
+                self._backend.absorb_stray_cancel()
+            # The traceback leads back to this frame.
+            failure = None
+        elif type(value) not in ATOMS and may_hold_futures(value):
+            self._graph.succeed(node, value, futures_in((value,)) or None)
+        else:
+            self._graph.succeed(node, value)
+        return usable
 
     def _hand_over(self) -> None:
         """This runner stays with its node: let somebody else take the next ones."""
-        if self.awake or not self._work_waits():
+        if not self._work_waits():
             return
         if self._parked or not self._open:
             self.wake()

@@ -193,14 +193,10 @@ class GraphScheduler:
     # ------------------------------------------------------------------ from any thread
 
     def submit(self, node: Node, dependencies: list[Node] | None) -> None:
-        """Take a new node in."""
-        if self.thread_id == get_ident() and not self.closed:
-            self.graph.wire(node, dependencies)
-            if not self.runners.awake:
-                self.follow_up()
-            return
-        # The context says which library runs where it was copied, not where it will be used.
-        node.af_context.run(sniffio.current_async_library_cvar.set, None)
+        """Take in a new node that was called in another thread."""
+        if sniffio.current_async_library_cvar.get() is not None:
+            # The context says which library runs where it was copied, not where it will be used.
+            node.af_context.run(sniffio.current_async_library_cvar.set, None)
         job = current_job()
         if job is not None and job.abandoned:
             node.af_parent = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from _thread import get_ident
 from contextvars import copy_context
 from types import CodeType
 from typing import Any, TypeVar
@@ -89,5 +90,10 @@ def submit(
     node.af_id = next(_ids)
     node.af_code = code
     node.af_instruction = instruction
-    runtime.submit(node, dependencies)
+    if runtime.thread_id == get_ident() and not runtime.closed:
+        runtime.graph.wire(node, dependencies)
+        if not runtime.runners.awake:
+            runtime.follow_up()
+    else:
+        runtime.submit(node, dependencies)
     return node

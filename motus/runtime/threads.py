@@ -22,12 +22,18 @@ from motus.runtime.node import Node
 
 __all__ = ["Job", "ThreadPool", "current_job"]
 
-_here = threading.local()
+
+class _Here(threading.local):
+    # On the class: a thread-local attribute that is missing is slow to ask for.
+    job: Job | None = None
+
+
+_here = _Here()
 
 
 def current_job() -> Job | None:
     """The job that this thread works on, or None if it is not a worker thread."""
-    return getattr(_here, "job", None)
+    return _here.job
 
 
 class Job:
