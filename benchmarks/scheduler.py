@@ -2,148 +2,186 @@
 
 Each shape runs natively on trio and on asyncio, and from synchronous code on a background thread.
 In the same round, in the same process, run the references: a bare trio nursery, bare asyncio
-tasks and an anyio task group, each starting as many trivial tasks. xT and xA are the ratios to the
-first two, which are what to quote: absolute times depend on the machine and on what else it does.
+tasks and an anyio task group, each starting as many tasks with the same bodies. xT and xA are the
+ratios to the first two, which are what to quote: absolute times depend on the machine and on what
+else it does.
 
 Times are microseconds per node, medians over the rounds; a ratio is the median of the rounds'
-ratios. `--json FILE` keeps the figures of every round.
+ratios. Memory, submission, latency and holds of the loop are measured in processes of their own.
+`--peers all` measures other libraries too, each in an environment that is made for it.
+
+  python -m benchmarks.scheduler --quick                   a few seconds, to see that it works
+  python -m benchmarks.scheduler --shapes chain fan --probes none
+  python -m benchmarks.scheduler --nodes 1000 2000 20000 200000 1000000 --peers all --results
+                                                           everything, kept in benchmarks/results
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
 import json
-import platform
-import time
-from collections.abc import Awaitable, Callable
-from importlib.metadata import version
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Final
 
-import anyio
-import trio
-
-from benchmarks.shapes import SHAPES, Shape
-from motus.runtime import init, open_runtime, resolve, shutdown
+from benchmarks.charts import chart
+from benchmarks.children import ChildError, ask
+from benchmarks.figures import machine, to_json
+from benchmarks.limits import measure
+from benchmarks.peers import PEERS
+from benchmarks.peers.compare import ROOT, compare
+from benchmarks.report import Probe, Results, markdown
+from benchmarks.shapes import SHAPES
+from benchmarks.targets import judge
 
 __all__ = ["main"]
 
-BACKENDS = ("trio", "asyncio")
-TRIO, ASYNCIO, ANYIO = "bare trio nursery", "bare asyncio tasks", "anyio task group"
+NODES: Final = (2_000, 20_000)
+RESULTS: Final = ROOT / "benchmarks" / "results"
+CACHE: Final = ROOT / ".bench-envs"
+
+# How many nodes a probe has, and a quick one, and on which backends it differs.
+BOTH: Final = ("trio", "asyncio")
+PROBES: Final = {
+    "memory": (50_000, 2_000, ("trio",)),
+    "resident memory": (100_000, 2_000, ("trio",)),
+    "submission": (20_000, 500, BOTH),
+    "latency": (500, 20, BOTH),
+    "holds": (100_000, 2_000, BOTH),
+}
 
 
-async def trivial(x: int) -> int:
-    return x + 1
+def probe_round(
+    names: Sequence[str],
+    *,
+    quick: bool,
+    found: dict[tuple[str, ...], Probe],
+    failures: dict[str, str],
+) -> None:
+    """Every probe once, each in a process of its own."""
+    for name in names:
+        many, few, backends = PROBES[name]
+        nodes = few if quick else many
+        for backend in backends:
+            try:
+                figures = ask(
+                    [sys.executable, "-m", "benchmarks.probes"],
+                    {"probe": name, "backend": backend, "nodes": nodes},
+                    variables={"PYTHONPATH": str(ROOT)},
+                )
+            except ChildError as error:
+                failures[f"{name} on {backend}"] = str(error)
+                continue
+            for figure, value in figures.items():
+                key = (name, figure, backend)
+                one = found.setdefault(key, Probe(name, figure, backend, nodes, []))
+                one.values.append(value)
 
 
-async def bare_trio(n: int) -> None:
-    async with trio.open_nursery() as nursery:
-        for i in range(n):
-            nursery.start_soon(trivial, i)
+def probes(names: Sequence[str], rounds: int, *, quick: bool) -> tuple[list[Probe], dict[str, str]]:
+    """All probes, `rounds` times; and why some failed."""
+    found: dict[tuple[str, ...], Probe] = {}
+    failures: dict[str, str] = {}
+    for number in range(rounds):
+        progress(f"round {number + 1} of {rounds}: {', '.join(names)}")
+        probe_round(names, quick=quick, found=found, failures=failures)
+    return list(found.values()), failures
 
 
-async def bare_asyncio(n: int) -> None:
-    await asyncio.gather(*[asyncio.create_task(trivial(i)) for i in range(n)])
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-async def bare_anyio(n: int) -> None:
-    async with anyio.create_task_group() as group:
-        for i in range(n):
-            group.start_soon(trivial, i)
+def chosen(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known names among the wanted, in the order of the known; `all` and `none` are allowed.
 
-
-def timed_in_loop(backend: str, work: Callable[[int], Awaitable[Any]], n: int) -> float:
-    """Microseconds per node, without the start and end of the loop."""
-
-    async def main() -> float:
-        gc.collect()
-        began = time.perf_counter()
-        await work(n)
-        return time.perf_counter() - began
-
-    return anyio.run(main, backend=backend) / n * 1e6
-
-
-def timed_native(backend: str, shape: Shape, n: int) -> float:
-    async def main() -> float:
-        async with open_runtime():
-            gc.collect()
-            began = time.perf_counter()
-            await shape(n)
-            return time.perf_counter() - began
-
-    return anyio.run(main, backend=backend) / n * 1e6
-
-
-def timed_background(backend: str, shape: Shape, n: int) -> float:
-    init(backend=backend)
-    try:
-        resolve(shape(1))
-        gc.collect()
-        began = time.perf_counter()
-        resolve(shape(n))
-        return (time.perf_counter() - began) / n * 1e6
-    finally:
-        shutdown()
-
-
-def one_round(n: int) -> dict[str, float]:
-    """Every figure once."""
-    figures = {
-        TRIO: timed_in_loop("trio", bare_trio, n),
-        ASYNCIO: timed_in_loop("asyncio", bare_asyncio, n),
-        ANYIO: timed_in_loop("trio", bare_anyio, n),
-    }
-    for name, shape in SHAPES.items():
-        for backend in BACKENDS:
-            figures[f"{name} | native {backend}"] = timed_native(backend, shape, n)
-            figures[f"{name} | background {backend}"] = timed_background(backend, shape, n)
-    return figures
-
-
-def table(n: int, rounds: list[dict[str, float]]) -> str:
-    lines = [
-        f"| {n} nodes | us per node | xT | xA |",
-        "|---|---:|---:|---:|",
+    What is not a name may be the beginning of some. SystemExit if it is not.
+    """
+    if "all" in wanted:
+        return list(known)
+    wanted = [one for one in wanted if one != "none"]
+    found = [
+        name
+        for name in known
+        if name in wanted or any(name.startswith(one) for one in wanted if one not in known)
     ]
-    for name in rounds[0]:
-        micros = median(figures[name] for figures in rounds)
-        per_trio = median(figures[name] / figures[TRIO] for figures in rounds)
-        per_asyncio = median(figures[name] / figures[ASYNCIO] for figures in rounds)
-        shape, _, where = name.partition(" | ")
-        label = f"{shape}, {where}" if where else f"*{shape}*"
-        lines.append(f"| {label} | {micros:.2f} | {per_trio:.2f} | {per_asyncio:.2f} |")
-    return "\n".join(lines)
+    unknown = [one for one in wanted if not any(name.startswith(one) for name in known)]
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    return found
 
 
-def machine() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in ("anyio", "trio", "motus-agents")},
-    }
+def peer_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """`name=number` as a dict."""
+    pairs = [text.partition("=") for text in texts]
+    return {chosen([name], list(PEERS))[0]: int(number) for name, _, number in pairs}
 
 
-def main() -> None:
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks.scheduler",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--nodes", type=int, nargs="+", default=[2_000, 20_000])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="keep all figures in this file")
-    options = parser.parse_args()
-    results = {}
-    for n in options.nodes:
-        one_round(min(n, 1000))  # not counted: everything is imported and compiled once
-        rounds = [one_round(n) for _ in range(options.rounds)]
-        results[n] = rounds
-        print(table(n, rounds), end="\n\n", flush=True)
-    if options.json:
-        document = {"machine": machine(), "unit": "microseconds per node", "rounds": results}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    add = parser.add_argument
+    add("--nodes", type=int, nargs="+", default=None, help="sizes (default: 2000 20000)")
+    add("--rounds", type=int, default=3, help="of shapes, of probes and of peers (default: 3)")
+    add("--shapes", nargs="+", default=["all"], help="all, none, names or beginnings of names")
+    add("--probes", default="all", help=f"all, none, or some of {','.join(PROBES)}")
+    add("--peers", default="none", help=f"all, none, or some of {','.join(PEERS)}")
+    add("--peer-nodes", nargs="+", default=[], metavar="NAME=N", help="as original=20000")
+    add("--environments", type=Path, default=CACHE, help="where the peers' environments are kept")
+    add("--quick", action="store_true", help="one round of small graphs")
+    add("--json", type=Path, help="keep all figures in this file")
+    add(
+        "--results", type=Path, nargs="?", const=RESULTS, metavar="DIR",
+        help="write scheduler.md, .svg and .json there (without DIR: benchmarks/results)",
+    )  # fmt: skip
+    add("--again", type=Path, metavar="FILE", help="report on the figures in a JSON file")
+    return parser.parse_args(arguments)
+
+
+def run(given: argparse.Namespace) -> Results:
+    """Measure what the options ask for."""
+    quick = given.quick
+    rounds = 1 if quick else given.rounds
+    sizes = sorted(given.nodes or ((200, 1000) if quick else NODES))
+    shapes = chosen(given.shapes, list(SHAPES))
+    probing = chosen(given.probes.split(","), list(PROBES))
+    names = chosen(given.peers.split(","), list(PEERS))
+    few = dict.fromkeys(names, 20) if quick else {}
+    results = Results(machine(), rounds)
+    if shapes:
+        results.series = measure(sizes, shapes, rounds, progress)
+    if probing:
+        results.probes, results.failures = probes(probing, rounds, quick=quick)
+    if names:
+        results.peers = compare(
+            names,
+            rounds,
+            given.environments.absolute(),
+            nodes=few | peer_sizes(given.peer_nodes),
+            progress=progress,
+        )
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = options(arguments)
+    if given.again:
+        results = Results.from_document(json.loads(given.again.read_text()))
+    else:
+        results = run(given)
+    report = markdown(results, judge(results))
+    print(report)
+    if given.json:
+        given.json.write_text(to_json(results.document()))
+    if given.results:
+        given.results.mkdir(parents=True, exist_ok=True)
+        (given.results / "scheduler.md").write_text(report)
+        (given.results / "scheduler.svg").write_text(chart(results))
+        (given.results / "scheduler.json").write_text(to_json(results.document()))
 
 
 if __name__ == "__main__":

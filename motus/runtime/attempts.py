@@ -9,7 +9,7 @@ import anyio
 
 from motus.errors import TaskCancelledError
 from motus.runtime.containers import futures_in, replace_futures
-from motus.runtime.node import CANCELLED, Node
+from motus.runtime.node import CANCELLED, CANCELLING, Node
 
 if TYPE_CHECKING:
     from motus.runtime.scheduler import GraphScheduler
@@ -43,7 +43,10 @@ async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
             error = TimeoutError(
                 f"Task '{node.af_spec.name}' timed out after {policy.timeout} seconds"
             )
+        scheduler.take_in_all()
         failures += 1
+        if node.af_state == CANCELLING:
+            raise error
         if not policy.is_retried(error, failures):
             raise error
         scheduler.graph.attempt_failed(node, error)
@@ -88,7 +91,7 @@ async def _on_a_thread(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
         await ended.wait()
     except BaseException:
         # Nothing can stop a thread: its result is dropped, and what it calls is cancelled.
-        job.abandoned = True
+        scheduler.jobs.pool.abandon(job)
         raise
     if job.error is not None:
         raise job.error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import sys
 import threading
 from collections.abc import Callable, Collection, Coroutine
@@ -22,7 +23,7 @@ import anyio.to_thread
 import sniffio
 import trio
 
-__all__ = ["Backend", "loop_identity", "make_backend", "running_library", "thread_safe_caller"]
+__all__ = ["Backend", "Event", "loop_identity", "make_backend", "thread_safe_caller"]
 
 Runner = Callable[[], Coroutine[Any, Any, None]]
 
@@ -56,7 +57,8 @@ class Backend(Protocol):
     def adopt(self, serve: Runner, ended: Callable[[], object]) -> None:
         """Run `serve` in a task of the loop that ends with the loop, and then call `ended`."""
 
-    def start_runner(self, runner: Runner) -> None: ...
+    def start_runner(self, runner: Runner, never_began: Callable[[], object]) -> None:
+        """Run it in a task; `never_began` is called if the loop drops the task before it runs."""
 
     def start_thread(self, work: Callable[[], None]) -> None:
         """Run `work` on a daemon thread in which `anyio.from_thread` leads to this loop."""
@@ -65,7 +67,20 @@ class Backend(Protocol):
 
     def event(self) -> Event: ...
 
+    async def wait_out(self, event: Event, seconds: float = math.inf) -> None:
+        """Wait for the event, for so long, whoever cancels this task meanwhile.
+
+        For closing, in a shielded scope. What a shield does not stop is kept in `deferred`.
+        """
+
+    @property
+    def deferred(self) -> BaseException | None:
+        """The cancellation that `wait_out` has put off, to be raised when all is closed."""
+
     def now(self) -> float: ...
+
+    def is_here(self) -> bool:
+        """Whether it is this loop that runs in this thread now."""
 
     def renamer(self) -> Callable[[str], object]:
         """A function that renames the running task, so that a task tree tells the truth."""
@@ -73,7 +88,14 @@ class Backend(Protocol):
     def open_scopes(self, scope: Any) -> Collection[object]:
         """The scopes still open inside the given one: a live view."""
 
-    def absorb_stray_cancel(self) -> None:
+    def stray_cancel(self) -> Callable[[], int] | None:
+        """For the running task: a function that says whether somebody has asked to cancel it.
+
+        Outside any scope, that is, where the request would hit whatever runs next. None if that
+        cannot happen.
+        """
+
+    async def absorb_stray_cancel(self) -> None:
         """Forget requests to cancel the running task that came from outside any scope."""
 
 
@@ -81,6 +103,7 @@ class TrioBackend:
     name = "trio"
     scope = trio.CancelScope
     cancelled = trio.Cancelled
+    deferred = None
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -118,8 +141,8 @@ class TrioBackend:
 
         trio.lowlevel.spawn_system_task(task, name="motus-runtime", context=self._context.copy())
 
-    def start_runner(self, runner: Runner) -> None:
-        self._context.run(self._nursery.start_soon, runner)
+    def start_runner(self, runner: Runner, never_began: Callable[[], object]) -> None:
+        self._context.run(self._nursery.start_soon, _protected, runner)
 
     def start_thread(self, work: Callable[[], None]) -> None:
         self._context.run(self._nursery.start_soon, self._thread, work)
@@ -136,8 +159,15 @@ class TrioBackend:
     def now(self) -> float:
         return trio.current_time()
 
+    def is_here(self) -> bool:
+        return sniffio.thread_local.name == "trio"
+
     def renamer(self) -> Callable[[str], object]:
         return functools.partial(setattr, trio.lowlevel.current_task(), "name")
+
+    async def wait_out(self, event: Event, seconds: float = math.inf) -> None:
+        with trio.move_on_after(seconds):
+            await event.wait()
 
     def open_scopes(self, scope: Any) -> Collection[object]:
         # No public way leads to the scopes inside one; without it, a body that leaves a scope open
@@ -145,8 +175,21 @@ class TrioBackend:
         status = getattr(scope, "_cancel_status", None)
         return getattr(status, "_children", ())
 
-    def absorb_stray_cancel(self) -> None:
-        """There are none: trio cancels through scopes only."""
+    def stray_cancel(self) -> None:
+        """There is none: trio cancels through scopes only."""
+
+    async def absorb_stray_cancel(self) -> None:
+        """See `stray_cancel`."""
+
+
+@trio.lowlevel.enable_ki_protection
+async def _protected(runner: Runner) -> None:
+    """Ctrl+C goes to the program's main task, not to whichever node happens to run.
+
+    There it cancels the block, and with it every node; here it would end one node, or the runner
+    itself in the middle of its books.
+    """
+    await runner()
 
 
 class AsyncioBackend:
@@ -165,6 +208,7 @@ class AsyncioBackend:
         self._changed = asyncio.Event()
         self._adopted: asyncio.Task[None] | None = None
         self._crash: BaseException | None = None
+        self.deferred: BaseException | None = None
 
     def call(self, function: Callable[[], object]) -> None:
         self._call(function)
@@ -196,10 +240,24 @@ class AsyncioBackend:
         # asyncio cancels what has not begun without ever running it.
         task.add_done_callback(lambda _: ended(), context=self._context)
 
-    def start_runner(self, runner: Runner) -> None:
-        task = self._loop.create_task(self._runner(runner), context=self._context.copy())
+    def start_runner(self, runner: Runner, never_began: Callable[[], object]) -> None:
+        # Not the loop's own way to make a task: an eager factory would run it on this stack.
+        task = asyncio.Task(
+            self._runner(runner), loop=self._loop, context=self._context.copy(), name="motus-runner"
+        )
         self._runners.add(task)
-        task.add_done_callback(self._runner_ended, context=self._context)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._runners.discard(task)
+            if task.cancelled():
+                # `_runner` never raises that: it was cancelled before its first step.
+                never_began()
+            elif (error := task.exception()) is not None and self._crash is None:
+                self._crash = error
+                self._closed.set()
+            self._changed.set()
+
+        task.add_done_callback(ended, context=self._context)
 
     async def _runner(self, runner: Runner) -> None:
         try:
@@ -207,14 +265,6 @@ class AsyncioBackend:
         except asyncio.CancelledError:
             # The loop is ending and cancels every task it has; the host reports it.
             return
-
-    def _runner_ended(self, task: asyncio.Task[None]) -> None:
-        self._runners.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and self._crash is None:
-            self._crash = error
-            self._closed.set()
-        self._changed.set()
 
     def start_thread(self, work: Callable[[], None]) -> None:
         # anyio's own worker threads are not daemons: one that is stuck in a task's body would keep
@@ -233,19 +283,45 @@ class AsyncioBackend:
     def now(self) -> float:
         return self._loop.time()
 
+    def is_here(self) -> bool:
+        return sniffio.thread_local.name is None
+
     def renamer(self) -> Callable[[str], object]:
         task = asyncio.current_task()
         assert task is not None
         return task.set_name
+
+    async def wait_out(self, event: Event, seconds: float = math.inf) -> None:
+        timer = None if seconds == math.inf else self._loop.call_later(seconds, event.set)
+        try:
+            while True:
+                try:
+                    await event.wait()
+                    return
+                except asyncio.CancelledError as error:
+                    # Shields do not stop it, and half-closed nobody could ever leave.
+                    self.deferred = error
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def open_scopes(self, scope: Any) -> Collection[object]:
         # As for trio.
         children: Collection[object] = getattr(scope, "_child_scopes", ())
         return children
 
-    def absorb_stray_cancel(self) -> None:
+    def stray_cancel(self) -> Callable[[], int]:
         task = asyncio.current_task()
-        while task is not None and task.cancelling():
+        assert task is not None
+        return task.cancelling
+
+    async def absorb_stray_cancel(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # Before Python 3.13, taking the request back does not take back that it is delivered.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        while task.cancelling():
             task.uncancel()
 
 
@@ -260,14 +336,6 @@ def _claimed(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
         if claim is not None and kind is not None:
             stack.enter_context(claim(kind, loop))
         work()
-
-
-def running_library() -> str | None:
-    """The async library whose event loop runs in this thread, or None."""
-    try:
-        return sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
-        return None
 
 
 def loop_identity() -> object | None:

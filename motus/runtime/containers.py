@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from motus.runtime.node import Node
+from motus.runtime.node import DONE, Node
 
 __all__ = [
     "AMONG_ARGUMENTS",
@@ -20,6 +20,7 @@ __all__ = [
     "NO_FUTURES",
     "futures_in",
     "is_container",
+    "is_future",
     "may_hold_futures",
     "replace_futures",
 ]
@@ -29,28 +30,29 @@ NO_FUTURES: Final = 0
 AMONG_ARGUMENTS: Final = 1
 INSIDE_CONTAINERS: Final = 2
 
-CONTAINERS: Final = (list, tuple, dict)
+CONTAINERS: Final = frozenset({list, tuple, dict})
 # What most values are, and never a future nor a container: the cheapest first question.
 ATOMS: Final = frozenset({int, str, float, bool, type(None), bytes})
 
-_HOLDERS: Final = (Node, list, tuple, dict)
 
+def is_future(value: Any) -> bool:
+    """Whether the value is a future.
 
-def may_hold_futures(value: Any) -> bool:
-    """Whether it is worth while to look into the value."""
-    return type(value) not in ATOMS and isinstance(value, _HOLDERS)
+    By its type: `isinstance` would believe what an object says of its class, and some lie or raise.
+    """
+    return issubclass(type(value), Node)
 
 
 def is_container(value: Any) -> bool:
     """Whether the value can contain futures that count."""
     kind = type(value)
-    return (
-        kind is list
-        or kind is tuple
-        or kind is dict
-        # A named tuple has no base class of its own to ask for.
-        or (isinstance(value, tuple) and hasattr(kind, "_make"))
-    )
+    # A named tuple has no base class of its own to ask for.
+    return kind in CONTAINERS or (issubclass(kind, tuple) and hasattr(kind, "_make"))
+
+
+def may_hold_futures(value: Any) -> bool:
+    """Whether it is a future, or could contain one."""
+    return type(value) not in ATOMS and (is_future(value) or is_container(value))
 
 
 def futures_in(values: Iterable[Any]) -> list[Node]:
@@ -58,7 +60,9 @@ def futures_in(values: Iterable[Any]) -> list[Node]:
     found: list[Node] = []
     containers: list[Any] | None = None
     for value in values:
-        if isinstance(value, Node):
+        if type(value) in ATOMS:
+            continue
+        if is_future(value):
             found.append(value)
         elif is_container(value):
             if containers is None:
@@ -77,20 +81,24 @@ def _search(containers: list[Any], found: list[Node]) -> None:
             continue
         seen.add(id(container))
         for value in container.values() if type(container) is dict else container:
-            if isinstance(value, Node):
+            if type(value) in ATOMS:
+                continue
+            if is_future(value):
                 found.append(value)
             elif is_container(value):
                 containers.append(value)
 
 
 def replace_futures(value: Any) -> Any:
-    """The value with every future in it replaced by its result; all of them must be done.
+    """The value with every future in it replaced by its result.
+
+    A future that is not done stays as it is: it was put there after the others were counted.
 
     Containers without a future are passed as they are; the others are copied, and named tuples
     keep their type.
     """
-    if isinstance(value, Node):
-        return value.af_value
+    if is_future(value):
+        return _result(value)
     if not is_container(value):
         return value
     order = _containers_below(value)
@@ -105,7 +113,7 @@ def replace_futures(value: Any) -> Any:
             made[id(container)] = type(container)()
 
     def new(item: Any) -> Any:
-        return item.af_value if isinstance(item, Node) else made.get(id(item), item)
+        return _result(item) if is_future(item) else made.get(id(item), item)
 
     # `order` has every container after those that contain it: the innermost tuple comes first.
     for container in reversed(order):
@@ -148,7 +156,7 @@ def _holding_futures(order: list[Any]) -> set[int]:
     holding: list[int] = []
     for container in order:
         for item in container.values() if type(container) is dict else container:
-            if isinstance(item, Node):
+            if is_future(item):
                 holding.append(id(container))
             elif is_container(item):
                 above.setdefault(id(item), []).append(id(container))
@@ -159,3 +167,7 @@ def _holding_futures(order: list[Any]) -> set[int]:
             found.add(one)
             holding.extend(above.get(one, ()))
     return found
+
+
+def _result(future: Node) -> Any:
+    return future.af_value if future.af_state == DONE else future

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from motus.runtime.containers import futures_in
-from motus.runtime.node import CANCELLING, PENDING, READY, RUNNING, SETTLING, Node
+from motus.runtime.node import CANCELLING, DONE, PENDING, READY, RUNNING, SETTLING, Node
 
 __all__ = ["circle", "waits_for_itself"]
 
@@ -19,13 +19,16 @@ __all__ = ["circle", "waits_for_itself"]
 MOST: Final = 500
 
 
-def circle(node: Node, other: Node) -> Node | None:
-    """Whom the node would wait for in vain, if it waited for `other`: itself, or one above it."""
+def circle(node: Node, other: Node, *, awaited: bool) -> Node | None:
+    """Whom the node would wait for in vain, if it waited for `other`: itself, or one above it.
+
+    `awaited`: by its body, which has begun, and not as a dependency.
+    """
     parent = other.af_parent
-    if other.af_state == READY or (
-        # Children and siblings were looked at when they were called, against the same ancestors.
-        parent is not None and (parent is node or parent is node.af_parent)
-    ):
+    if other.af_state == READY:
+        return None
+    if parent is not None and (parent is node or (parent is node.af_parent and not awaited)):
+        # Looked at when it was called, against the same ancestors.
         return None
     above = {}
     up: Node | None = node
@@ -36,6 +39,8 @@ def circle(node: Node, other: Node) -> Node | None:
     search = [other]
     while search and len(seen) < MOST:
         found = search.pop()
+        if found.af_state >= DONE:
+            continue
         if found.af_id in above:
             return found
         if found.af_id not in seen:

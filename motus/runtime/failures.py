@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import CodeType, TracebackType
 
 from motus.runtime.node import Node
@@ -24,8 +25,8 @@ class Failure:
 
     __slots__ = ("_about", "_retrieved", "_traceback", "error")
 
-    def __init__(self, error: BaseException, about: str | None) -> None:
-        """`about` begins the line in the log; without it there will be none."""
+    def __init__(self, error: BaseException, about: Callable[[], str] | None) -> None:
+        """`about` gives the beginning of the line in the log; without it there will be none."""
         self.error = error
         self._about = about
         self._traceback = _without_our_frames(error.__traceback__)
@@ -34,18 +35,20 @@ class Failure:
     @classmethod
     def of(cls, node: Node, error: BaseException) -> Failure:
         """The failure of this task; the error gets a note that says where the task came from."""
-        chain = creation_chain(node)
-        about = f"Task '{node.af_spec.name}' (id={node.af_id})"
-        if chain:
-            about += f", called at {chain[-1].strip()},"
-            if not any(note.startswith(_CHAIN) for note in getattr(error, "__notes__", ())):
-                error.add_note("\n".join([_CHAIN, *chain]))
+        _note(node, error)
+        name, number, code = node.af_spec.name, node.af_id, node.af_code
+        instruction = node.af_instruction
+
+        def about() -> str:
+            place = "" if code is None else f", called at {_place(code, instruction, name)},"
+            return f"Task '{name}' (id={number}){place}"
+
         return cls(error, about)
 
     def retrieve(self) -> BaseException:
         """The exception, to be raised."""
         self._retrieved = True
-        return self.error.with_traceback(self._traceback)
+        return _with_traceback(self.error, self._traceback)
 
     @property
     def retrieved(self) -> bool:
@@ -53,9 +56,9 @@ class Failure:
         return self._retrieved
 
     def __del__(self) -> None:
-        if not getattr(self, "_retrieved", True):
-            error = self.error.with_traceback(self._traceback)
-            _log.error("%s failed, and nobody asked for its result", self._about, exc_info=error)
+        if not getattr(self, "_retrieved", True) and self._about is not None:
+            error = _with_traceback(self.error, self._traceback)
+            _log.error("%s failed, and nobody asked for its result", self._about(), exc_info=error)
 
 
 def creation_chain(node: Node) -> list[str]:
@@ -64,14 +67,34 @@ def creation_chain(node: Node) -> list[str]:
     above: Node | None = node
     while above is not None:
         if above.af_code is not None:
-            code: CodeType = above.af_code
-            lines.append(
-                f'  File "{code.co_filename}", line {_line(code, above.af_instruction)}, '
-                f"in {code.co_qualname}: {above.af_spec.name}"
-            )
+            lines.append("  " + _place(above.af_code, above.af_instruction, above.af_spec.name))
         above = above.af_parent
     lines.reverse()
     return lines
+
+
+def _note(node: Node, error: BaseException) -> None:
+    try:
+        # A task that fails because one below it did has the note already, with its own line in it.
+        if not any(note.startswith(_CHAIN) for note in getattr(error, "__notes__", ())):
+            chain = creation_chain(node)
+            if chain:
+                error.add_note("\n".join([_CHAIN, *chain]))
+    except Exception:  # noqa: BLE001 - exceptions are the users' own classes, and some take no notes
+        return
+
+
+def _with_traceback(error: BaseException, traceback: TracebackType | None) -> BaseException:
+    try:
+        return error.with_traceback(traceback)
+    except Exception:  # noqa: BLE001 - as above: frozen ones take none
+        return error
+
+
+def _place(code: CodeType, instruction: int, name: str) -> str:
+    return (
+        f'File "{code.co_filename}", line {_line(code, instruction)}, in {code.co_qualname}: {name}'
+    )
 
 
 def _line(code: CodeType, instruction: int) -> int:
@@ -86,7 +109,7 @@ def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None
     while (
         traceback is not None
         and traceback.tb_next is not None
-        and traceback.tb_frame.f_globals.get("__name__", "").startswith("motus.runtime.")
+        and str(traceback.tb_frame.f_globals.get("__name__")).startswith("motus.runtime.")
     ):
         traceback = traceback.tb_next
     return traceback

@@ -136,8 +136,8 @@ class Graph:
         extra = node.af_extra
         if futures is None and extra is None and node.af_state == RUNNING:
             # The common case of what follows, without asking twice.
-            node.af_state = DONE
             node.af_value = value
+            node.af_state = DONE
             node.af_args = node.af_kwargs = node.af_context = node.af_control = None
             self.unfinished -= 1
             if node.af_parent is not None:
@@ -277,7 +277,7 @@ class Graph:
             else:
                 # Of a task that nobody has called from a body, nobody can wait yet.
                 if node.af_parent is not None or node.af_state == SETTLING:
-                    above = circle(node, other)
+                    above = circle(node, other, awaited=False)
                     if above is not None:
                         self._hear(node, FAILED, self._failure(node, waits_for_itself(node, above)))
                         return None
@@ -319,7 +319,7 @@ class Graph:
         node.af_state = CANCELLING
         node.af_value = reason
         if node.af_extra is not None:
-            self._stop_children(node.af_extra, reason or _cancelled(node))
+            self._stop_children(node.af_extra, _cancelled(node) if reason is None else reason)
 
     def _stop_children(self, extra: Extra, reason: BaseException) -> None:
         if extra.children:
@@ -348,7 +348,12 @@ class Graph:
         elif extra is not None and extra.failure is not None:
             self._conclude(node, FAILED, extra.failure)
         elif not node.af_waiting:
-            self._conclude(node, DONE, self._fill(node.af_value))
+            try:
+                value = self._fill(node.af_value)
+            except Exception as error:  # noqa: BLE001 - containers are objects of users, and may refuse
+                self._conclude(node, FAILED, self._failure(node, error))
+            else:
+                self._conclude(node, DONE, value)
 
     def _body_is_over(self, node: Node) -> None:
         if node.af_extra is None:
@@ -364,8 +369,9 @@ class Graph:
 
     def _conclude(self, node: Node, state: int, value: Any) -> None:
         """The one place where a node becomes final: first that, then others learn of it."""
-        node.af_state = state
+        # The value first: other threads look at the state to know whether it is there.
         node.af_value = value
+        node.af_state = state
         node.af_args = node.af_kwargs = node.af_context = node.af_control = None
         self.unfinished -= 1
         if node.af_parent is not None:
@@ -380,7 +386,7 @@ class Graph:
             if extra.record is not None:
                 self.orders.append((ENDED, node, extra.record))
             if extra.waiters is not None:
-                self.orders += [(NOTIFY, waiter) for waiter in extra.waiters]
+                self.orders += [(NOTIFY, waiter) for waiter in extra.waiters.values()]
         if self.foreign_waits:
             self.foreign_waits.pop(node.af_id, None)
 

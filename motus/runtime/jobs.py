@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import sniffio
 
 from motus.runtime.backends import Event
@@ -64,16 +63,16 @@ class Jobs:
 
     def abandon(self, job: Job) -> None:
         """Nothing can stop a thread: its result is dropped, and what it calls is cancelled."""
-        job.abandoned = True
+        self.pool.abandon(job)
         self._scheduler.running.pop(job.node.af_id, None)
         self._scheduler.graph.stopped(job.node)
 
     async def all_ended(self) -> None:
         """Wait for the bodies that run, for `THREAD_GRACE`; then warn of those that are left."""
-        with anyio.move_on_after(THREAD_GRACE):
-            while self.pool.running():
-                self._ended = self._backend.event()
-                await self._ended.wait()
+        deadline = self._backend.now() + THREAD_GRACE
+        while self.pool.running() and (left := deadline - self._backend.now()) > 0:
+            self._ended = self._backend.event()
+            await self._backend.wait_out(self._ended, left)
         if stuck := self.pool.running():
             names = ", ".join(sorted({f"'{job.node.af_spec.name}'" for job in stuck}))
             warnings.warn(
@@ -86,9 +85,12 @@ class Jobs:
 
     def _report(self, job: Job) -> None:
         futures = None
-        if may_hold_futures(job.value):
-            # In the thread: a result may be large.
-            futures = futures_in((job.value,)) or None
+        try:
+            if may_hold_futures(job.value):
+                # In the thread: a result may be large.
+                futures = futures_in((job.value,)) or None
+        except Exception as error:  # noqa: BLE001 - results are objects of users, and may refuse
+            job.error = error
         self._scheduler.post(self._finish, job, futures)
 
     def _finish(self, job: Job, futures: list[Node] | None) -> None:
@@ -115,7 +117,12 @@ class Jobs:
         if self._scheduler.thread_id == get_ident():
             self._backend.start_thread(work)
         else:
-            self._backend.call(lambda: self._backend.start_thread(work))
+            self._scheduler.post(self._start_here, work, None)
+
+    def _start_here(self, work: Callable[[], None], _: None) -> None:
+        # What is posted to a closed runtime is done in the thread that posts it.
+        if not self._scheduler.closed:
+            self._backend.start_thread(work)
 
 
 def _enter_thread(node: Node) -> None:

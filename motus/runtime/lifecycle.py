@@ -47,7 +47,7 @@ class AgentRuntime:
     @property
     def is_open(self) -> bool:
         """Whether tasks can still be called in it."""
-        return not self.scheduler.closed and self.scheduler.graph.poison is None
+        return not self.scheduler.is_shut_down
 
     @property
     def hooks(self) -> HookManager:
@@ -79,7 +79,7 @@ class OpenRuntime:
     async def __aenter__(self) -> AgentRuntime:
         if self._scheduler is not None:
             raise RuntimeError("this runtime was opened before: call open_runtime() again")
-        self._scheduler = GraphScheduler(max_threads=self._max_threads)
+        self._scheduler = GraphScheduler(max_threads=self._max_threads, is_block=True)
         await self._scheduler.__aenter__()
         self._token = current.set(self._scheduler)
         return AgentRuntime(self._scheduler)
@@ -168,7 +168,7 @@ def _background(backend: str | None) -> AgentRuntime:
             runtime = _registry.background = _start_background(backend)
             if not _registry.exit_registered:
                 _registry.exit_registered = True
-                atexit.register(_at_exit)
+                _register_exit()
         return runtime
 
 
@@ -203,6 +203,29 @@ def _start_background(backend: str | None) -> AgentRuntime:
     return AgentRuntime(made[0], thread)
 
 
+def _register_exit() -> None:
+    """Have the background runtime end with the main thread, and forgotten by a forked child."""
+    atexit.register(_at_exit)
+    os.register_at_fork(after_in_child=_after_fork)
+
+    def watch() -> None:
+        # `atexit` comes after the interpreter has waited for every thread that is no daemon; one
+        # that is blocked in resolve() would never end.
+        threading.main_thread().join()
+        _at_exit()
+
+    threading.Thread(target=watch, name="motus-exit", daemon=True).start()
+
+
+def _after_fork() -> None:
+    # Its thread exists in the parent only: whoever waits for it here would do so for ever.
+    runtime, _registry.background = _registry.background, None
+    _registry.lock = threading.RLock()
+    _registry.exit_registered = False
+    if runtime is not None:
+        runtime.scheduler.loop_ended()
+
+
 def _at_exit() -> None:
     runtime = _registry.background
     if runtime is not None:
@@ -232,7 +255,7 @@ def _existing() -> AgentRuntime | None:
     here = current.get(None)
     if here is not None:
         scheduler = here.af_runtime if isinstance(here, Node) else here
-        if not scheduler.closed:
+        if not scheduler.is_shut_down and not scheduler.closed:
             return AgentRuntime(scheduler)
     loop = loop_identity()
     found = _registry.adopted.get(loop) if loop is not None else _registry.background

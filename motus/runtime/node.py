@@ -111,7 +111,7 @@ class Extra:
         # By id: a future that is hashed blocks until it has a value.
         self.children: dict[int, Node] | None = None
         # Opaque to the graph: handed to the driver with NOTIFY when the node has finished.
-        self.waiters: list[Any] | None = None
+        self.waiters: dict[int, Any] | None = None
         # The body is over: only children and returned futures are waited for.
         self.bodiless = False
         # How a body ended that raised while it had children.

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import attrs
 
 from motus.errors import TaskCancelledError
@@ -103,7 +102,7 @@ class Observers:
     ) -> None:
         self._later.append((waiting, callbacks, event))
         if len(self._later) == 1:
-            self._backend.start_runner(self._work)
+            self._backend.start_runner(self._work, self._later.clear)
 
     async def _work(self) -> None:
         with self._backend.scope() as self._scope:
@@ -122,10 +121,10 @@ class Observers:
 
     async def all_called(self) -> None:
         """Wait for the hooks that are still to be called, for `HOOK_GRACE`."""
-        with anyio.move_on_after(HOOK_GRACE):
-            while self._later:
-                self._idle = self._backend.event()
-                await self._idle.wait()
+        deadline = self._backend.now() + HOOK_GRACE
+        while self._later and (left := deadline - self._backend.now()) > 0:
+            self._idle = self._backend.event()
+            await self._backend.wait_out(self._idle, left)
         if self._scope is not None:
             self._scope.cancel()
 

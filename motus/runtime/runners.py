@@ -5,8 +5,7 @@ takes a node from the ready queue, makes its coroutine and runs the first step a
 node's own context. A body that never waits ends there, and costs no task, scope or event. If the
 step yields, the body now belongs to this runner's task: the runner gives up the lead (another one
 is woken or started if there is more to do), stays with the body until it ends, and then looks for
-work again. At most one runner without work is kept, parked on a memory object stream; the others
-end.
+work again. At most one runner without work is kept, parked on an event; the others end.
 
 Every runner holds one cancel scope, which belongs to the node that it stays with. As long as no
 node was cancelled it serves the next one too.
@@ -20,11 +19,10 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection, Coroutine, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
-
-import anyio
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from motus.runtime.attempts import run_attempts
+from motus.runtime.backends import Event
 from motus.runtime.containers import (
     AMONG_ARGUMENTS,
     ATOMS,
@@ -40,11 +38,16 @@ from motus.runtime.policy import ATTEMPTS, COROUTINE, COROUTINE_LIKE, THREAD
 if TYPE_CHECKING:
     from motus.runtime.scheduler import GraphScheduler
 
+_Suspended = tuple[Coroutine[Any, Any, Any], Any]
+
 __all__ = ["Runners"]
 
-# The other tasks of the loop get their turn after so many nodes, or so many seconds.
-BATCH: Final = 64
+# The other tasks of the loop get their turn after so many seconds; the runners share them.
 SLICE: Final = 0.002
+# A time without any runner in which the others have had theirs.
+IDLE: Final = 0.0005
+# So many things from other threads, or nodes that hear of something, are handled in one go.
+BATCH: Final = 64
 # Nodes between two looks at the clock and at what other threads want.
 BURST: Final = 8
 # How many runners one suspending node may start while others are ready.
@@ -63,12 +66,15 @@ class Runners:
         self._graph = scheduler.graph
         self._backend = scheduler.backend
         self._hooks = scheduler.observers.hooks
-        self._send, self._receive = anyio.create_memory_object_stream[None](1)
         self.awake = 0
         self._starting = 0
-        self._parked = 0
+        # On which the one runner without work waits.
+        self._parked: Event | None = None
         self._burst = 1
         self._open = False
+        # For all runners together: until when they may keep the loop, and when one last did.
+        self._until = 0.0
+        self._seen = 0.0
 
     def open(self) -> None:
         """From now on runners may start; the backend's host is there."""
@@ -79,27 +85,38 @@ class Runners:
     def close(self) -> None:
         """Let parked runners end, and the others when their nodes have."""
         self._open = False
-        self._send.close()
+        self._unpark()
 
-    def dispose(self) -> None:
-        """All runners have ended."""
-        self._receive.close()
+    def abandon(self) -> None:
+        """The loop has ended, and with it every runner: there is nobody to be told."""
+        self._open = False
+        self._parked = None
 
     def wake(self) -> None:
         """There is work, and nobody is awake."""
-        if not self._open or self._starting:
-            return
-        if self._parked:
-            # Counted for the sleeper, so that nobody else is woken for the same work.
-            self._parked -= 1
-            self.awake += 1
-            self._send.send_nowait(None)
-        else:
+        if self._open and not self._starting and not self._unpark():
             self._start()
+
+    def _unpark(self) -> bool:
+        if self._parked is None:
+            return False
+        # Counted for the sleeper, so that nobody else is woken for the same work.
+        self.awake += 1
+        parked, self._parked = self._parked, None
+        parked.set()
+        return True
 
     def _start(self) -> None:
         self._starting += 1
-        self._backend.start_runner(self._run)
+        self._backend.start_runner(self._run, self._never_began)
+
+    def _never_began(self) -> None:
+        self._starting -= 1
+        self._somebody_goes_on()
+
+    def _somebody_goes_on(self) -> None:
+        if not self.awake and self._work_waits():
+            self.wake()
 
     def _work_waits(self) -> bool:
         return bool(self._graph.ready or self._graph.fallout or self._scheduler.inbox)
@@ -108,7 +125,7 @@ class Runners:
         self._starting -= 1
         self.awake += 1
         backend = self._backend
-        rename = backend.renamer()
+        rename, stray_cancel = backend.renamer(), backend.stray_cancel()
         leading = True
         try:
             while leading:
@@ -116,7 +133,7 @@ class Runners:
                 try:
                     with backend.scope() as scope:
                         left_open = backend.open_scopes(scope)
-                        leading = await self._lead(scope, left_open, rename)
+                        leading = await self._lead(scope, left_open, rename, stray_cancel)
                         misnested = bool(left_open)
                 except RuntimeError:
                     if not misnested:
@@ -126,12 +143,15 @@ class Runners:
                     leading = backend.name == "trio"
         finally:
             self.awake -= 1
-            if self._work_waits() and not self.awake:
-                # Only when this task was cancelled from above: somebody has to go on.
-                self.wake()
+            # If this task was cancelled from above.
+            self._somebody_goes_on()
 
     async def _lead(
-        self, scope: Any, left_open: Collection[object], rename: Callable[[str], object]
+        self,
+        scope: Any,
+        left_open: Collection[object],
+        rename: Callable[[str], object],
+        stray_cancel: Callable[[], int] | None,
     ) -> bool:
         """Take nodes while there are any, then park. False: this runner is not needed any more.
 
@@ -139,75 +159,81 @@ class Runners:
         """
         scheduler, graph, backend, begin = self._scheduler, self._graph, self._backend, self._begin
         ready, fallout, orders, inbox = graph.ready, graph.fallout, graph.orders, scheduler.inbox
-        left = BATCH
-        until = perf_counter() + SLICE
-        while True:
-            while ready or fallout or inbox:
-                if inbox:
-                    scheduler.take_in(BATCH)
-                    left -= BATCH // 2
-                if fallout:
-                    graph.advance(BATCH)
-                    left -= BATCH // 2
-                if orders:
-                    scheduler.perform()
-                for _ in range(BURST):
-                    if not ready:
-                        break
-                    node = ready.popleft()
-                    # What was cancelled in the queue is still in it.
-                    if node.af_state == READY:
-                        suspended = begin(node)
-                        if suspended is not None:
-                            usable = await self._stay(node, scope, rename, *suspended)
-                            left = BATCH
-                            until = perf_counter() + SLICE
-                            if not usable:
-                                scheduler.perform()
-                                return True
-                            # This frame outlives nodes: what it names would stay in memory.
-                            suspended = None
-                    del node
+        node: Node | None = None
+        try:
+            while True:
+                while ready or fallout or inbox:
+                    if inbox:
+                        scheduler.take_in(BATCH)
+                    if fallout:
+                        graph.advance(BATCH)
                     if orders:
                         scheduler.perform()
-                    if fallout or left_open:
-                        # What has been told to stop starts nothing more.
-                        break
-                if left_open:
-                    return True
-                left -= BURST
-                if left <= 0 or perf_counter() > until:
-                    await backend.checkpoint()
-                    left = BATCH
-                    until = perf_counter() + SLICE
-            self._burst = 1
-            scheduler.check_finished()
-            if self._parked or not self._open:
-                return False
-            self._parked += 1
-            self.awake -= 1
-            try:
-                await self._receive.receive()
-            except BaseException as error:
-                if self._parked:
-                    # Not woken by `wake`, which counts for the sleeper.
-                    self._parked -= 1
-                    self.awake += 1
-                if isinstance(error, anyio.EndOfStream):
+                    for _ in range(BURST):
+                        if not ready:
+                            break
+                        node = ready.popleft()
+                        # What was cancelled in the queue is still in it.
+                        if node.af_state == READY:
+                            suspended = begin(node)
+                            if suspended is not None:
+                                usable = await self._stay(node, scope, rename, *suspended)
+                                # This frame outlives nodes: what it names would stay in memory.
+                                node = suspended = None
+                                if not usable:
+                                    scheduler.perform()
+                                    return True
+                            if stray_cancel is not None and stray_cancel():
+                                # It would hit the next body that waits.
+                                await backend.absorb_stray_cancel()
+                        node = None
+                        if orders:
+                            scheduler.perform()
+                        if fallout or left_open:
+                            # What has been told to stop starts nothing more.
+                            break
+                    if left_open:
+                        return True
+                    now = perf_counter()
+                    if now > self._until:
+                        if now - self._seen < IDLE:
+                            await backend.checkpoint()
+                        self._until = perf_counter() + SLICE
+                    self._seen = now
+                self._burst = 1
+                scheduler.check_finished()
+                if self._parked is not None or not self._open:
                     return False
-                raise
-            left = BATCH
-            until = perf_counter() + SLICE
+                if not await self._park():
+                    return False
+        except BaseException as error:
+            if not isinstance(error, backend.cancelled):
+                scheduler.crash(node, error)
+            raise
+
+    async def _park(self) -> bool:
+        """Wait for work; False if there will be none."""
+        parked = self._parked = self._backend.event()
+        self.awake -= 1
+        try:
+            await parked.wait()
+        except BaseException:
+            if self._parked is parked:
+                # Not woken, which would have counted it.
+                self._parked = None
+                self.awake += 1
+            raise
+        return self._open or self._work_waits()
 
     def _begin(self, node: Node) -> tuple[Coroutine[Any, Any, Any], Any] | None:
         """Start the body; its coroutine and what it yielded, if it is not over at once."""
-        graph = self._graph
         spec = node.af_spec
         node.af_state = RUNNING
         try:
             args, kwargs = node.af_args, node.af_kwargs
             if node.af_has_futures == AMONG_ARGUMENTS:
-                args = [one.af_value if isinstance(one, Node) else one for one in args]
+                future = type(node)
+                args = [one.af_value if type(one) is future else one for one in args]
             elif node.af_has_futures:
                 args, kwargs = replace_futures(args), replace_futures(kwargs)
             if self._hooks.size or process_hooks.size or spec.hooks:
@@ -221,31 +247,36 @@ class Runners:
                 coroutine = fn(*args) if kwargs is None else fn(*args, **kwargs)
                 return coroutine, run(coroutine.send, None)
             if kind == COROUTINE_LIKE:
-                suspended: tuple[Coroutine[Any, Any, Any], Any] = node.af_context.run(
-                    _first_step, node, spec.fn, args, kwargs
+                return cast(
+                    "_Suspended", node.af_context.run(_first_step, node, spec.fn, args, kwargs)
                 )
-            elif kind == ATTEMPTS:
-                suspended = node.af_context.run(
-                    _first_step, node, run_attempts, (self._scheduler, node, args, kwargs), None
-                )
-            elif kind == THREAD:
+            if kind == ATTEMPTS:
+                arguments = (self._scheduler, node, args, kwargs)
+                step = node.af_context.run(_first_step, node, run_attempts, arguments, None)
+                return cast("_Suspended", step)
+            if kind == THREAD:
                 self._scheduler.jobs.start(node, args, kwargs)
                 return None
-            else:
-                graph.succeed(node, node.af_context.run(_inline, node, spec.fn, args))
-                return None
+            value = node.af_context.run(_inline, node, spec.fn, args)
         except StopIteration as stop:
             # What the coroutine returned.
             value = stop.value
-            if type(value) not in ATOMS and may_hold_futures(value):
-                graph.succeed(node, value, futures_in((value,)) or None)
-            else:
-                graph.succeed(node, value)
-            return None
         except BaseException as error:  # noqa: BLE001 - a body's error, of any kind, is its task's
             self._scheduler.body_raised(node, error)
             return None
-        return suspended
+        if type(value) in ATOMS:
+            self._graph.succeed(node, value)
+        else:
+            self._returned(node, value)
+        return None
+
+    def _returned(self, node: Node, value: Any) -> None:
+        try:
+            futures = futures_in((value,)) if may_hold_futures(value) else None
+        except Exception as error:  # noqa: BLE001 - results are objects of users, and may refuse
+            self._scheduler.body_raised(node, error)
+        else:
+            self._graph.succeed(node, value, futures or None)
 
     async def _stay(
         self,
@@ -284,21 +315,17 @@ class Runners:
         usable = node.af_state != CANCELLING
         if failure is not None:
             scheduler.body_raised(node, failure)
-            if usable and isinstance(failure, self._backend.cancelled):
-                self._backend.absorb_stray_cancel()
             # The traceback leads back to this frame.
             failure = None
-        elif type(value) not in ATOMS and may_hold_futures(value):
-            self._graph.succeed(node, value, futures_in((value,)) or None)
         else:
-            self._graph.succeed(node, value)
+            self._returned(node, value)
         return usable
 
     def _hand_over(self) -> None:
         """This runner stays with its node: let somebody else take the next ones."""
         if not self._work_waits():
             return
-        if self._parked or not self._open:
+        if self._parked is not None or not self._open:
             self.wake()
         elif not self._starting:
             for _ in range(min(self._burst, max(1, len(self._graph.ready)))):

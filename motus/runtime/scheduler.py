@@ -7,6 +7,7 @@ loop woken once for all that is in it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import warnings
@@ -14,20 +15,20 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import anyio
 import anyio.abc
 import sniffio
 
-from motus.runtime.backends import Event, make_backend, running_library, thread_safe_caller
+from motus.runtime.backends import Event, loop_identity, make_backend, thread_safe_caller
 from motus.runtime.containers import replace_futures
 from motus.runtime.current import current
 from motus.runtime.cycles import circle, waits_for_itself
 from motus.runtime.failures import Failure
 from motus.runtime.graph import ENDED, NOTIFY, STOP, Graph
 from motus.runtime.jobs import Jobs
-from motus.runtime.node import DONE, Extra, Node
+from motus.runtime.node import CANCELLING, DONE, Extra, Node
 from motus.runtime.observers import Observers
 from motus.runtime.runners import Runners
 from motus.runtime.threads import Job, current_job
@@ -44,7 +45,11 @@ class GraphScheduler:
     cancels every task, and waits until they have stopped.
     """
 
-    def __init__(self, *, max_threads: int | None = None) -> None:
+    # One for all: the end of one runtime may lead to another that ends in another thread.
+    _closing_lock: ClassVar = threading.RLock()
+
+    def __init__(self, *, max_threads: int | None = None, is_block: bool = False) -> None:
+        """`is_block`: somebody's block is around it, where an interrupt can be raised."""
         self.graph = Graph(replace_futures, Failure.of)
         self.backend = make_backend()
         self.thread_id = get_ident()
@@ -55,10 +60,11 @@ class GraphScheduler:
         self.jobs = Jobs(self, max_threads)
         self.observers = Observers(self)
         self.runners = Runners(self)
+        # Nothing of it will run any more, or nothing new will be taken.
         self.closed = False
+        self.is_shut_down = False
+        self._is_block = is_block
         self._kicked = False
-        # Closing may lead to another runtime that is closing, and back here.
-        self._closing_lock = threading.RLock()
         self._began = self.backend.event()
         self._hosted = self.backend.event()
         self._host_ended = False
@@ -103,13 +109,15 @@ class GraphScheduler:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None and self.graph.poison is None:
+            if error is None and not self.is_shut_down:
                 await self._all_finished()
         finally:
             await self._close()
+        if self.backend.deferred is not None and error is None:
+            raise self.backend.deferred
         interrupt = self._interrupt
-        if error is None and interrupt is not None and not interrupt.retrieved:
-            # Control-C reached a body whose result nobody asked for: it was meant for the program.
+        if self._is_block and error is None and interrupt is not None and not interrupt.retrieved:
+            # Nobody asked for the result of the body that it reached: it was meant for the program.
             raise interrupt.retrieve()
 
     def shut_down(self) -> None:
@@ -117,6 +125,7 @@ class GraphScheduler:
 
         From any thread; returns at once. `until_shut_down` returns in whoever serves the runtime.
         """
+        self.is_shut_down = True
         self.post(self._shut_down, None, None)
 
     async def until_shut_down(self) -> None:
@@ -139,26 +148,42 @@ class GraphScheduler:
     async def _close(self) -> None:
         """Stop what runs, wait until it has stopped, and let go of runners and threads."""
         assert self._tasks is not None
-        with anyio.CancelScope(shield=True):
-            self._cancel_everything()
-            while self.graph.advance(1000):
-                self.follow_up()
-                await self.backend.checkpoint()
-            await self._all_finished()
-            await self.jobs.all_ended()
-            await self.observers.all_called()
-            self.jobs.pool.close()
-            self.runners.close()
-            self.backend.close()
-            await self._hosted.wait()
         try:
-            # Nobody is left in it. Not in the shield, which was opened inside it; so this may be
-            # where a cancellation from above arrives.
-            await self._tasks.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                self._cancel_everything()
+                while (self.graph.unfinished or self.inbox) and not self._host_ended:
+                    self._finished = self.backend.event()
+                    self.follow_up()
+                    await self.backend.wait_out(self._finished)
+                await self.jobs.all_ended()
+                await self.observers.all_called()
+                self.jobs.pool.close()
+                self.runners.close()
+                self.backend.close()
+                await self.backend.wait_out(self._hosted)
         finally:
-            self.runners.dispose()
-            self.closed = True
-            self._close_inbox()
+            try:
+                # Nobody is left in it. Not in the shield, which was opened inside it; so this may
+                # be where a cancellation from above arrives.
+                self.backend.close()
+                await self._tasks.__aexit__(None, None, None)
+            finally:
+                self.closed = True
+                self._close_inbox()
+
+    def crash(self, node: Node | None, error: BaseException) -> None:
+        """Something of ours failed with a node in hand: end everything, and let nobody wait."""
+        failure = Failure(RuntimeError(f"Motus runtime crashed: {error!r}"), None)
+        failure.error.__cause__ = error
+        self.is_shut_down = True
+        if self.graph.poison is None:
+            self.graph.poison = failure
+        if node is not None and node.af_state < DONE:
+            self.running[node.af_id] = node
+        self.runners.close()
+        self.backend.close()
+        self._cancel_everything()
+        self._tell_everybody()
 
     def _cancel_everything(self) -> None:
         graph = self.graph
@@ -175,17 +200,19 @@ class GraphScheduler:
             for node in list(self.running.values()):
                 self.graph.stopped(node)
             self.running.clear()
-            while self.graph.fallout or self.graph.orders:
-                self.graph.advance(1000)
-                self.perform()
+            self._tell_everybody()
+
+    def _tell_everybody(self) -> None:
+        while self.graph.fallout or self.graph.orders:
+            self.graph.advance(1000)
+            self.perform()
 
     def loop_ended(self) -> None:
         """The loop has ended, or will run nothing of this any more. Idempotent."""
         if self.closed:
             return
-        self.closed = True
-        self.runners.close()
-        self.runners.dispose()
+        self.closed = self.is_shut_down = True
+        self.runners.abandon()
         if self.graph.poison is None:
             self.graph.poison = Failure(RuntimeError(SHUTTING_DOWN), None)
         self._close_inbox()
@@ -231,37 +258,37 @@ class GraphScheduler:
             self.post(lambda one, _: self.graph.cancel(one), target, None)
         return True
 
-    def when_finished(self, node: Node, notify: Callable[[], object]) -> None:
+    def when_finished(self, node: Node, notify: Callable[[], object], key: int) -> None:
         """Call `notify` in this scheduler's loop when the node has finished."""
-        self.post(self._add_waiter, node, notify)
+        self.post(self._add_waiter, node, (key, notify))
 
     def block(self, node: Node, timeout: float | None) -> None:
         """Block this thread until the node has finished; TimeoutError after `timeout` seconds."""
-        library = running_library()
-        if library is not None:
-            if self.thread_id == get_ident() and not self.closed:
-                raise RuntimeError(
-                    "resolve() called from the runtime event loop — this may lead to a deadlock. "
-                    "Use 'await future' instead."
-                )
+        if self.thread_id == get_ident() and not self.closed:
+            raise RuntimeError(
+                "resolve() called from the runtime event loop — this may lead to a deadlock. "
+                "Use 'await future' instead."
+            )
+        if loop_identity() is not None:
             warnings.warn(
-                f"resolve() blocks this thread, and with it every other task of the {library} loop "
-                "that runs in it: in an async context, use 'await future' instead.",
+                "resolve() blocks this thread, and with it every other task of the event loop that "
+                "runs in it: in an async context, use 'await future' instead.",
                 UserWarning,
                 stacklevel=4,
             )
         self._check_not_above(node)
         gate = allocate_lock()
         gate.acquire()
-        self.when_finished(node, gate.release)
+        self.when_finished(node, gate.release, id(gate))
         wait = -1 if timeout is None else max(0.0, timeout)
         job = current_job()
         if job is None:
             finished = gate.acquire(timeout=wait)
         else:
-            with job.node.af_runtime.jobs.pool.slot_given_back():
+            with job.node.af_runtime.jobs.pool.slot_given_back(job):
                 finished = gate.acquire(timeout=wait)
         if not finished:
+            self.post(self._forget_waiter, node, id(gate))
             raise TimeoutError(
                 f"no result of task '{node.af_spec.name}' (id={node.af_id}) after {timeout} seconds"
             )
@@ -271,15 +298,13 @@ class GraphScheduler:
     async def wait(self, node: Node) -> None:
         """Return when the node has finished. In any loop; cancelling it cancels only the wait."""
         self._check_not_above(node)
-        if self.thread_id == get_ident() and not self.closed:
+        if self.thread_id == get_ident() and not self.closed and self.backend.is_here():
             event = self.backend.event()
-            self._add_waiter(node, event.set)
+            self._add_waiter(node, (id(event), event.set))
             try:
                 await event.wait()
             except BaseException:
-                extra = node.af_extra
-                if extra is not None and extra.waiters is not None:
-                    extra.waiters.remove(event.set)
+                self._forget_waiter(node, id(event))
                 raise
             return
         here = thread_safe_caller()
@@ -292,27 +317,37 @@ class GraphScheduler:
                 # The loop that waited has ended, and so has the wait. trio's error is one too.
                 return
 
-        self.when_finished(node, notify)
+        self.when_finished(node, notify, id(send))
         with send, receive:
-            async for _ in receive:
-                raise AssertionError("nothing is sent here")
+            try:
+                # Nothing is ever sent: that the other end is closed is the message.
+                with contextlib.suppress(anyio.EndOfStream):
+                    await receive.receive()
+            except BaseException:
+                self.post(self._forget_waiter, node, id(send))
+                raise
 
     def _check_not_above(self, node: Node) -> None:
         here = current.get(None)
-        if isinstance(here, Node):
-            above = here if here is node else circle(here, node)
+        if isinstance(here, Node) and here.af_state < DONE:
+            above = here if here is node else circle(here, node, awaited=True)
             if above is not None:
                 raise waits_for_itself(here, above)
 
-    def _add_waiter(self, node: Node, notify: Callable[[], object]) -> None:
+    def _add_waiter(self, node: Node, waiter: tuple[int, Callable[[], object]]) -> None:
+        key, notify = waiter
         if node.af_state >= DONE:
             notify()
             return
         if node.af_extra is None:
             node.af_extra = Extra()
         if node.af_extra.waiters is None:
-            node.af_extra.waiters = []
-        node.af_extra.waiters.append(notify)
+            node.af_extra.waiters = {}
+        node.af_extra.waiters[key] = notify
+
+    def _forget_waiter(self, node: Node, key: int) -> None:
+        if node.af_extra is not None and node.af_extra.waiters is not None:
+            node.af_extra.waiters.pop(key, None)
 
     def has_children(self, node: Node) -> bool:
         """Whether a task that the node's body has called is unfinished."""
@@ -350,7 +385,12 @@ class GraphScheduler:
             for order in batch:
                 verb, subject = order[0], order[1]
                 if verb is NOTIFY:
-                    subject()
+                    try:
+                        subject()
+                    except RuntimeError:
+                        # Whoever waited in a loop that has ended does not any more.
+                        if not self.closed:
+                            raise
                 elif verb is STOP:
                     self._stop(subject)
                 elif verb is ENDED:
@@ -369,7 +409,7 @@ class GraphScheduler:
         def report(_one: Any, _two: Any) -> None:
             self.graph.foreign_finished(node, other.af_state, other.af_value)
 
-        other.af_runtime.when_finished(other, lambda: self.post(report, None, None))
+        other.af_runtime.when_finished(other, lambda: self.post(report, None, None), id(node))
 
     def follow_up(self) -> None:
         """After an event from outside the runners: carry out orders, see that the rest is."""
@@ -388,19 +428,24 @@ class GraphScheduler:
 
     def body_raised(self, node: Node, error: BaseException) -> None:
         """A body ended with an exception: a failure, or the end of one that was told to stop."""
-        if isinstance(error, self.backend.cancelled) or (
-            isinstance(error, BaseExceptionGroup) and error.split(self.backend.cancelled)[1] is None
+        if (
+            node.af_state == CANCELLING
+            or isinstance(error, self.backend.cancelled)
+            or (
+                isinstance(error, BaseExceptionGroup)
+                and error.split(self.backend.cancelled)[1] is None
+            )
         ):
             self.graph.stopped(node)
             return
+        self._explain_backend(error)
         failure = Failure.of(node, error)
         if isinstance(error, KeyboardInterrupt):
             self._interrupt = failure
-        self._explain_backend(error)
         self.graph.fail(node, failure)
 
     def _explain_backend(self, error: BaseException) -> None:
-        if self.backend.name != "trio" or not isinstance(error, RuntimeError | TypeError):
+        if self.backend.name != "trio" or type(error) not in (RuntimeError, TypeError):
             return
         text = str(error)
         if "no running event loop" in text or "unrecognized yield message" in text:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from motus.runtime.containers import (
     AMONG_ARGUMENTS,
     ATOMS,
-    CONTAINERS,
     INSIDE_CONTAINERS,
     NO_FUTURES,
     futures_in,
+    may_hold_futures,
 )
 from motus.runtime.current import current
 from motus.runtime.lifecycle import find_scheduler
@@ -64,7 +64,7 @@ def submit(
                 dependencies = [value]
             else:
                 dependencies.append(value)
-        elif kind not in ATOMS and isinstance(value, CONTAINERS):
+        elif kind not in ATOMS and may_hold_futures(value):
             dependencies = futures_in(args)
             holds = INSIDE_CONTAINERS if dependencies else NO_FUTURES
             break

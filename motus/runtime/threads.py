@@ -40,7 +40,8 @@ class Job:
     """One call of a synchronous body."""
 
     __slots__ = (
-        "abandoned", "args", "context", "error", "fn", "kwargs", "node", "report", "value",
+        "abandoned", "args", "context", "error", "fn", "has_slot", "kwargs", "node", "report",
+        "value",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,8 @@ class Job:
         # Called in the worker thread when the body has ended, also when it was abandoned.
         self.report = report
         self.abandoned = False
+        # The right to run; not any more once it is abandoned.
+        self.has_slot = False
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -113,9 +116,19 @@ class ThreadPool:
                 self._waiting.append(job)
                 return
             self._slots_taken += 1
-            self._busy[id(job)] = job
-            worker = self._idle.pop() if self._idle else None
+            worker = self._begin(job)
         self._give(worker, job)
+
+    def abandon(self, job: Job) -> None:
+        """Nobody waits for the job any more: whoever is next gets its slot."""
+        handed = None
+        with self._lock:
+            job.abandoned = True
+            if job.has_slot:
+                job.has_slot = False
+                handed = self._pass_slot_on()
+        if handed is not None:
+            self._give(*handed)
 
     def running(self) -> list[Job]:
         """The jobs whose bodies have begun and not ended."""
@@ -123,18 +136,23 @@ class ThreadPool:
         return list(self._busy.copy().values())
 
     def close(self) -> None:
-        """Let idle threads end, and busy ones when their bodies have ended."""
+        """Start nothing any more; let idle threads end, and busy ones when their bodies have."""
         with self._lock:
             self._closed = True
+            self._waiting.clear()
             idle, self._idle = self._idle, []
         for worker in idle:
             worker.gate.release()
 
     @contextmanager
-    def slot_given_back(self) -> Iterator[None]:
+    def slot_given_back(self, job: Job) -> Iterator[None]:
         """While the body that runs in this thread only waits, another may run."""
+        handed = None
         with self._lock:
-            handed = self._pass_slot_on()
+            gave = job.has_slot
+            if gave:
+                job.has_slot = False
+                handed = self._pass_slot_on()
         if handed is not None:
             self._give(*handed)
         try:
@@ -142,25 +160,40 @@ class ThreadPool:
         finally:
             gate = None
             with self._lock:
-                if self._slots_taken < self._limit:
-                    self._slots_taken += 1
-                else:
-                    gate = allocate_lock()
-                    gate.acquire()
-                    self._resuming.append(gate)
+                # What was abandoned meanwhile goes on without one, to its end.
+                if gave and not job.abandoned:
+                    job.has_slot = True
+                    if self._slots_taken < self._limit:
+                        self._slots_taken += 1
+                    else:
+                        gate = allocate_lock()
+                        gate.acquire()
+                        self._resuming.append(gate)
             if gate is not None:
                 gate.acquire()
+
+    def _begin(self, job: Job) -> _Worker | None:
+        """The job has a slot; the idle thread that is to run it, if there is one."""
+        job.has_slot = True
+        self._busy[id(job)] = job
+        return self._idle.pop() if self._idle else None
 
     def _pass_slot_on(self) -> tuple[_Worker | None, Job] | None:
         """Give a slot to whoever is next; what is returned must be given its job afterwards."""
         if self._resuming:
             self._resuming.popleft().release()
-        elif self._waiting:
+            return None
+        job = self._next_waiting()
+        if job is not None:
+            return self._begin(job), job
+        self._slots_taken -= 1
+        return None
+
+    def _next_waiting(self) -> Job | None:
+        while self._waiting:
             job = self._waiting.popleft()
-            self._busy[id(job)] = job
-            return (self._idle.pop() if self._idle else None), job
-        else:
-            self._slots_taken -= 1
+            if not job.abandoned:
+                return job
         return None
 
     def _give(self, worker: _Worker | None, job: Job) -> None:
@@ -183,20 +216,32 @@ class ThreadPool:
             _here.job = None
             # Before it is reported: whoever hears of it may ask what is still running.
             del self._busy[id(job)]
-            job.report(job)
-            with self._lock:
-                if self._waiting and not self._resuming:
-                    # The slot stays here: the next job needs no other thread.
-                    worker.job = self._waiting.popleft()
-                    self._busy[id(worker.job)] = worker.job
-                    job = None
-                    continue
-                self._pass_slot_on()
+            try:
+                job.report(job)
+            finally:
+                idle = self._finish(worker, job)
+            job = None
+            if idle:
                 if self._closed:
                     return
+                worker.gate.acquire()
+
+    def _finish(self, worker: _Worker, job: Job) -> bool:
+        """After a job: False if the thread has another one already."""
+        with self._lock:
+            if job.has_slot:
+                job.has_slot = False
+                # The slot stays here if it can: the next job needs no other thread.
+                following = None if self._resuming else self._next_waiting()
+                if following is not None:
+                    following.has_slot = True
+                    self._busy[id(following)] = following
+                    worker.job = following
+                    return False
+                self._pass_slot_on()
+            if not self._closed:
                 self._idle.append(worker)
-            job = None
-            worker.gate.acquire()
+        return True
 
 
 class _Work:

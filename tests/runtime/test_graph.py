@@ -372,7 +372,7 @@ def test_waiters_are_notified_once() -> None:
     world = World()
     node = world.run(world.call())
     node.af_extra = Extra()
-    node.af_extra.waiters = ["one", "two"]
+    node.af_extra.waiters = {1: "one", 2: "two"}
     world.graph.succeed(node, 1)
     assert world.orders() == [(NOTIFY, "one"), (NOTIFY, "two")]
 

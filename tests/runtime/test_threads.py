@@ -155,11 +155,12 @@ async def test_a_body_may_run_a_loop_of_its_own(anyio_backend_name: str) -> None
 
 
 async def test_cancelling_a_running_body_resolves_at_once_and_drops_the_result() -> None:
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
     seen: list[Any] = []
 
     @agent_task
     def stuck() -> int:
+        begun.set()
         release.wait(10)
         try:
             check_cancelled()
@@ -175,7 +176,7 @@ async def test_cancelling_a_running_body_resolves_at_once_and_drops_the_result()
     async with open_runtime():
         started = stuck()
         below = inc(started)
-        await double(1)
+        await anyio.to_thread.run_sync(begun.wait)
         assert cancel(started)
         for future in (started, below):
             with pytest.raises(TaskCancelledError):
@@ -200,7 +201,8 @@ async def test_bodies_cancelled_in_the_queue_never_run() -> None:
         futures = [slow(i) for i in range(6)]
         for _ in range(2):
             await anyio.to_thread.run_sync(begun.acquire)
-        for future in futures:
+        # Those in the queue first: the others give their slots free.
+        for future in reversed(futures):
             cancel(future)
         for future in futures:
             with pytest.raises(TaskCancelledError):
@@ -248,17 +250,18 @@ async def test_what_a_timed_out_body_calls_later_is_cancelled() -> None:
 
 
 async def test_leaving_the_block_waits_for_threads_that_were_told_to_stop() -> None:
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
     ended: list[int] = []
 
     @agent_task
     def slow() -> None:
+        begun.set()
         release.wait(10)
         ended.append(1)
 
     async with open_runtime():
         future = slow()
-        await double(1)
+        await anyio.to_thread.run_sync(begun.wait)
         cancel(future)
         with pytest.raises(TaskCancelledError):
             await future
@@ -300,6 +303,57 @@ async def test_a_result_with_futures_from_a_thread_is_settled() -> None:
 
     async with open_runtime():
         assert await body() == {"a": [2, 4]}
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+async def test_a_stuck_body_that_nobody_waits_for_blocks_no_other(how: str) -> None:
+    begun, release = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def body() -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            begun.set()
+            release.wait(10)
+        return "done"
+
+    async with open_runtime(max_threads=1):
+        if how == "timeout":
+            assert await agent_task(timeout=0.5, retries=1)(body)() == "done"
+        else:
+            future = agent_task(body)()
+            await anyio.to_thread.run_sync(begun.wait)
+            cancel(future)
+        with anyio.fail_after(10):
+            assert await double(2) == 4
+        release.set()
+
+
+async def test_a_thread_that_outlives_its_runtime_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("motus.runtime.jobs.THREAD_GRACE", 0.1)
+    begun, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @agent_task
+    def stuck(other: list[AgentFuture[int]]) -> None:
+        begun.set()
+        release.wait(10)
+        try:
+            resolve(box[0])
+        except TaskCancelledError:
+            ended.set()
+
+    box: list[AgentFuture[int]] = []
+    with pytest.warns(RuntimeWarning, match=r"left 1 threads behind.*stuck"):
+        async with open_runtime(max_threads=1):
+            future = stuck([])
+            await anyio.to_thread.run_sync(begun.wait)
+            box += [double(1), double(2)]
+            for one in (future, *box):
+                cancel(one)
+    release.set()
+    assert await anyio.to_thread.run_sync(ended.wait, 10)
 
 
 @pytest.mark.parametrize("limit", [0, -1])
