@@ -45,7 +45,10 @@ def is_future(value: Any) -> bool:
 
 def is_container(value: Any) -> bool:
     """Whether the value can contain futures that count."""
-    kind = type(value)
+    return _is_container_type(type(value))
+
+
+def _is_container_type(kind: type) -> bool:
     # A named tuple has no base class of its own to ask for.
     return kind in CONTAINERS or (issubclass(kind, tuple) and hasattr(kind, "_make"))
 
@@ -58,19 +61,22 @@ def may_hold_futures(value: Any) -> bool:
 def futures_in(values: Iterable[Any]) -> list[Node]:
     """The futures among the values and in the containers among them, in order."""
     found: list[Node] = []
-    containers: list[Any] | None = None
-    for value in values:
-        if type(value) in ATOMS:
-            continue
-        if is_future(value):
-            found.append(value)
-        elif is_container(value):
-            if containers is None:
-                containers = []
-            containers.append(value)
-    if containers is not None:
-        _search(containers, found)
+    futures, containers = _kinds(values)
+    if futures:
+        found = [value for value in values if type(value) in futures]
+    if containers:
+        _search([value for value in values if type(value) in containers], found)
     return found
+
+
+def _kinds(values: Iterable[Any]) -> tuple[set[type], set[type]]:
+    """Which types among the values are futures, and which are containers.
+
+    Values are many and types are few: what is asked of each value must be quick.
+    """
+    kinds = set(map(type, values)) - ATOMS
+    futures = {kind for kind in kinds if issubclass(kind, Node)}
+    return futures, {kind for kind in kinds - futures if _is_container_type(kind)}
 
 
 def _search(containers: list[Any], found: list[Node]) -> None:
@@ -80,13 +86,12 @@ def _search(containers: list[Any], found: list[Node]) -> None:
         if id(container) in seen:
             continue
         seen.add(id(container))
-        for value in container.values() if type(container) is dict else container:
-            if type(value) in ATOMS:
-                continue
-            if is_future(value):
-                found.append(value)
-            elif is_container(value):
-                containers.append(value)
+        values = container.values() if type(container) is dict else container
+        futures, inside = _kinds(values)
+        if futures:
+            found += [value for value in values if type(value) in futures]
+        if inside:
+            containers += [value for value in values if type(value) in inside]
 
 
 def replace_futures(value: Any) -> Any:
@@ -101,6 +106,15 @@ def replace_futures(value: Any) -> Any:
         return _result(value)
     if not is_container(value):
         return value
+    if type(value) is list:
+        # The common case, which may be long.
+        futures, containers = _kinds(value)
+        if not containers:
+            if not futures:
+                return value
+            return [_result(item) if type(item) in futures else item for item in value]
+    if type(value) is tuple and all(map(_is_simple, value)):
+        return tuple([replace_futures(item) for item in value])
     order = _containers_below(value)
     holding = _holding_futures(order)
     if id(value) not in holding:
@@ -167,6 +181,11 @@ def _holding_futures(order: list[Any]) -> set[int]:
             found.add(one)
             holding.extend(above.get(one, ()))
     return found
+
+
+def _is_simple(item: Any) -> bool:
+    """Whether it can be filled on its own: no container, or a list without any."""
+    return not is_container(item) or (type(item) is list and not _kinds(item)[1])
 
 
 def _result(future: Node) -> Any:

@@ -216,18 +216,18 @@ class ThreadPool:
             _here.job = None
             # Before it is reported: whoever hears of it may ask what is still running.
             del self._busy[id(job)]
-            try:
-                job.report(job)
-            finally:
-                idle = self._finish(worker, job)
+            # And before that the thread is free again: in a chain of jobs the next one is often
+            # there when the report returns, and this thread need not sleep in between.
+            idle = self._finish(worker, job)
+            job.report(job)
             job = None
+            if idle is None:
+                return
             if idle:
-                if self._closed:
-                    return
                 worker.gate.acquire()
 
-    def _finish(self, worker: _Worker, job: Job) -> bool:
-        """After a job: False if the thread has another one already."""
+    def _finish(self, worker: _Worker, job: Job) -> bool | None:
+        """After a job: False if the thread has another one already, None if it is to end."""
         with self._lock:
             if job.has_slot:
                 job.has_slot = False
@@ -239,8 +239,9 @@ class ThreadPool:
                     worker.job = following
                     return False
                 self._pass_slot_on()
-            if not self._closed:
-                self._idle.append(worker)
+            if self._closed:
+                return None
+            self._idle.append(worker)
         return True
 
 
