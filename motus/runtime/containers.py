@@ -112,9 +112,15 @@ def replace_futures(value: Any) -> Any:
         if not containers:
             if not futures:
                 return value
-            return [_result(item) if type(item) in futures else item for item in value]
-    if type(value) is tuple and all(map(_is_simple, value)):
-        return tuple([replace_futures(item) for item in value])
+            return [
+                # As in _result, without a call for each.
+                item.af_value if type(item) in futures and item.af_state == DONE else item
+                for item in value
+            ]
+    elif type(value) is tuple and len(value) == 1 and type(value[0]) is list:
+        # The arguments of a call with one list.
+        filled = replace_futures(value[0])
+        return value if filled is value[0] else (filled,)
     order = _containers_below(value)
     holding = _holding_futures(order)
     if id(value) not in holding:
@@ -181,11 +187,6 @@ def _holding_futures(order: list[Any]) -> set[int]:
             found.add(one)
             holding.extend(above.get(one, ()))
     return found
-
-
-def _is_simple(item: Any) -> bool:
-    """Whether it can be filled on its own: no container, or a list without any."""
-    return not is_container(item) or (type(item) is list and not _kinds(item)[1])
 
 
 def _result(future: Node) -> Any:

@@ -142,8 +142,13 @@ class Graph:
             self.unfinished -= 1
             if node.af_parent is not None:
                 self._leave(node, node.af_parent)
-            if node.af_dependents is not None:
-                self._tell(node, DONE, None)
+            dependents = node.af_dependents
+            if dependents is not None:
+                if isinstance(dependents, list):
+                    self._tell(node, DONE, None)
+                else:
+                    node.af_dependents = None
+                    self._release(dependents)
         elif node.af_state == CANCELLING:
             self.stopped(node)
         elif futures is None and (extra is None or not extra.children):

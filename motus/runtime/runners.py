@@ -232,8 +232,11 @@ class Runners:
         try:
             args, kwargs = node.af_args, node.af_kwargs
             if node.af_has_futures == AMONG_ARGUMENTS:
-                future = type(node)
-                args = [one.af_value if type(one) is future else one for one in args]
+                if len(args) == 1:
+                    args = (args[0].af_value,)
+                else:
+                    future = type(node)
+                    args = [one.af_value if type(one) is future else one for one in args]
             elif node.af_has_futures:
                 args, kwargs = replace_futures(args), replace_futures(kwargs)
             if self._hooks.size or process_hooks.size or spec.hooks:
@@ -305,6 +308,8 @@ class Runners:
         except BaseException as error:  # noqa: BLE001 - as in _begin; a cancellation ends the node, and trio raises one from above again at the next checkpoint
             failure = error
         self.awake += 1
+        # Bodies that come back soon bring their runners along: fewer new ones are needed.
+        self._burst = 1
         del running[node.af_id]
         node.af_control = None
         rename(RUNNER_NAME)
