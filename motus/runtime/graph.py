@@ -209,6 +209,10 @@ class Graph:
         self._cancel(node, reason)
         return True
 
+    def cancel_all(self, nodes: Iterable[Node]) -> None:
+        """The same for many nodes, in slices."""
+        self.fallout.append(_Fallout(CANCELLING, nodes))
+
     def foreign_finished(self, node: Node, state: int, value: Any) -> None:
         """A dependency in another runtime has finished."""
         if state == DONE:

@@ -187,16 +187,15 @@ class GraphScheduler:
 
     def _cancel_everything(self) -> None:
         graph = self.graph
-        self.take_in_all()
         graph.closing = True
-        roots = [*graph.ready, *self.running.values(), *graph.foreign_waits.values()]
-        for node in roots:
-            graph.cancel(node)
+        graph.cancel_all([*graph.ready, *self.running.values(), *graph.foreign_waits.values()])
 
     def _close_inbox(self) -> None:
         """No loop will look after what is left, or still comes: finish it here and now."""
         with self._closing_lock:
+            self.take_in_all()
             self._cancel_everything()
+            self._tell_everybody()
             for node in list(self.running.values()):
                 self.graph.stopped(node)
             self.running.clear()
@@ -246,9 +245,11 @@ class GraphScheduler:
     def cancel(self, node: Node) -> bool:
         """Cancel the node, its children and all downstream; False if it was done."""
         target = node
-        if node.af_spec.is_part and node.af_args is not None and node.af_args[0].af_state < DONE:
+        # Read once: the loop drops it when the node is final.
+        args = node.af_args
+        if node.af_spec.is_part and args is not None and args[0].af_state < DONE:
             # One of several results: they are cancelled together.
-            target = node.af_args[0]
+            target = args[0]
         if target.af_state >= DONE:
             return False
         if self.thread_id == get_ident() and not self.closed:

@@ -377,6 +377,17 @@ def test_waiters_are_notified_once() -> None:
     assert world.orders() == [(NOTIFY, "one"), (NOTIFY, "two")]
 
 
+def test_cancelling_everything_goes_in_slices() -> None:
+    world = World()
+    nodes = [world.call() for _ in range(1000)]
+    world.graph.closing = True
+    world.graph.cancel_all(nodes)
+    world.graph.advance(10)
+    assert sum(node.af_state == CANCELLED for node in nodes) == 10
+    world.settle()
+    assert world.graph.unfinished == 0
+
+
 def test_a_closing_graph_cancels_what_is_called() -> None:
     world = World()
     world.graph.closing = True
