@@ -100,6 +100,11 @@ class Observers:
     def _call_later(
         self, waiting: Awaitable[Any] | None, callbacks: list[Callback], event: HookEvent
     ) -> None:
+        if self._scheduler.closed:
+            # Torn down with its loop, in which they would have run.
+            if inspect.iscoroutine(waiting):
+                waiting.close()
+            return
         self._later.append((waiting, callbacks, event))
         if len(self._later) == 1:
             self._backend.start_runner(self._work, self._later.clear)
