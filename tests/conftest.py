@@ -69,9 +69,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, Any
 def _threads() -> set[threading.Thread]:
     # trio keeps idle threads for ten seconds, by design, for the next run to use; they are renamed
     # while they work, so a busy one is seen.
-    # The one that waits for the end of the main thread is there once for the process.
-    mine = ("Trio thread", "motus-exit")
-    return {t for t in threading.enumerate() if not t.name.startswith(mine)}
+    return {t for t in threading.enumerate() if not t.name.startswith("Trio thread")}
 
 
 def _descriptors() -> dict[str, str]:

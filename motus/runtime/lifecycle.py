@@ -8,6 +8,7 @@ it is first needed; one for the process, on a thread of its own, for synchronous
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - see _register_exit
 import os
 import threading
 import weakref
@@ -205,16 +206,16 @@ def _start_background(backend: str | None) -> AgentRuntime:
 
 def _register_exit() -> None:
     """Have the background runtime end with the main thread, and forgotten by a forked child."""
-    atexit.register(_at_exit)
+    # `atexit` comes after the interpreter has joined every thread that is no daemon, one that is
+    # blocked in resolve() among them. Executors register here too, to join theirs, and the last to
+    # register is called first: so their module is imported above.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        register(_at_exit)
+    except RuntimeError:
+        # The end has begun already.
+        atexit.register(_at_exit)
     os.register_at_fork(after_in_child=_after_fork)
-
-    def watch() -> None:
-        # `atexit` comes after the interpreter has waited for every thread that is no daemon; one
-        # that is blocked in resolve() would never end.
-        threading.main_thread().join()
-        _at_exit()
-
-    threading.Thread(target=watch, name="motus-exit", daemon=True).start()
 
 
 def _after_fork() -> None:

@@ -116,7 +116,7 @@ class GraphScheduler:
         if self.backend.deferred is not None and error is None:
             raise self.backend.deferred
         interrupt = self._interrupt
-        if self._is_block and error is None and interrupt is not None and not interrupt.retrieved:
+        if error is None and interrupt is not None and not interrupt.retrieved:
             # Nobody asked for the result of the body that it reached: it was meant for the program.
             raise interrupt.retrieve()
 
@@ -441,7 +441,7 @@ class GraphScheduler:
             return
         self._explain_backend(error)
         failure = Failure.of(node, error)
-        if isinstance(error, KeyboardInterrupt):
+        if self._is_block and isinstance(error, KeyboardInterrupt):
             self._interrupt = failure
         self.graph.fail(node, failure)
 

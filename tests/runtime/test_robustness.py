@@ -428,6 +428,18 @@ def wait():
     except RuntimeError as error: print(error)
 threading.Thread(target=wait).start()
 """,
+    "nor does an executor": """
+from concurrent.futures import ThreadPoolExecutor
+from motus import agent_task, resolve
+import anyio
+@agent_task
+async def forever(): await anyio.sleep_forever()
+future = forever()
+def wait():
+    try: resolve(future)
+    except RuntimeError as error: print(error)
+ThreadPoolExecutor(1).submit(wait)
+""",
     "a forked child does not wait for a thread of its parent": """
 import os
 from motus import agent_task, resolve
