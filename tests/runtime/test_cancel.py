@@ -226,14 +226,17 @@ async def test_a_task_may_cancel_itself(wait: bool) -> None:
             check_cancelled()
         if wait:
             await anyio.sleep(1)
+            went_on.append("after its first checkpoint")
         return 5
 
+    went_on: list[str] = []
     async with open_runtime():
         future = suicidal()
         below = inc(future)
         for one in (future, below):
             with pytest.raises(TaskCancelledError):
                 await one
+        assert not went_on
         assert await later(3) == 3
 
 
