@@ -26,23 +26,24 @@ async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
     policy = node.af_spec.policy
     failures = 0
     while True:
-        with anyio.CancelScope() as scope:
-            if policy.timeout is not None:
-                scope.deadline = scheduler.backend.now() + policy.timeout
-            try:
+        error: Exception = TimeoutError(
+            f"Task '{node.af_spec.name}' timed out after {policy.timeout} seconds"
+        )
+        # Around the scope: what it leaves of a group, once the cancellations are taken out, is a
+        # failure of the attempt too.
+        try:
+            with anyio.CancelScope() as scope:
+                if policy.timeout is not None:
+                    scope.deadline = scheduler.backend.now() + policy.timeout
                 return await _one_attempt(scheduler, node, args, kwargs)
-            except _DependencyCancelled as stop:
-                scheduler.graph.cancel(node, stop.reason)
-                raise stop.reason from None
-            except TaskCancelledError:
-                # A cancelled task is not tried again, and neither is what could not do without it.
-                raise
-            except Exception as failed:  # noqa: BLE001 - every failure is retried; the last one is raised
-                error: Exception = failed
-        if scope.cancelled_caught:
-            error = TimeoutError(
-                f"Task '{node.af_spec.name}' timed out after {policy.timeout} seconds"
-            )
+        except _DependencyCancelled as stop:
+            scheduler.graph.cancel(node, stop.reason)
+            raise stop.reason from None
+        except TaskCancelledError:
+            # A cancelled task is not tried again, and neither is what could not do without it.
+            raise
+        except Exception as failed:  # noqa: BLE001 - every failure is retried; the last one is raised
+            error = failed
         scheduler.take_in_all()
         failures += 1
         if node.af_state == CANCELLING:

@@ -222,7 +222,6 @@ def _after_fork() -> None:
     # Its thread exists in the parent only: whoever waits for it here would do so for ever.
     runtime, _registry.background = _registry.background, None
     _registry.lock = threading.RLock()
-    _registry.exit_registered = False
     if runtime is not None:
         runtime.scheduler.loop_ended()
 

@@ -173,7 +173,7 @@ class GraphScheduler:
 
     def crash(self, node: Node | None, error: BaseException) -> None:
         """Something of ours failed with a node in hand: end everything, and let nobody wait."""
-        failure = Failure(RuntimeError(f"Motus runtime crashed: {error!r}"), None)
+        failure = Failure(RuntimeError(f"Motus runtime crashed: {type(error).__name__}"), None)
         failure.error.__cause__ = error
         self.is_shut_down = True
         if self.graph.poison is None:

@@ -241,3 +241,27 @@ async def test_nodes_after_a_timeout_have_no_deadline() -> None:
                     await one
             assert [await one for one in fast] == [0.5] * 20
             assert await free(10) == 10
+
+
+async def test_an_error_in_the_cleanup_of_a_timed_out_attempt_is_retried_too() -> None:
+    calls: list[int] = []
+
+    async def fails_when_stopped() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("in cleanup")
+
+    @agent_task(timeout=1.0, retries=1)
+    async def messy() -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            async with anyio.create_task_group() as group:
+                group.start_soon(fails_when_stopped)
+                group.start_soon(anyio.sleep_forever)
+                await anyio.sleep_forever()
+        return "done"
+
+    async with open_runtime():
+        assert await messy() == "done"
+    assert len(calls) == 2
