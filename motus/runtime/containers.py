@@ -23,6 +23,7 @@ __all__ = [
     "is_future",
     "may_hold_futures",
     "replace_futures",
+    "replace_in_flat",
 ]
 
 # Where the futures of a call are: it decides how its arguments are filled.
@@ -69,7 +70,7 @@ def futures_in(values: Iterable[Any]) -> list[Node]:
     return found
 
 
-def _kinds(values: Iterable[Any]) -> tuple[set[type], set[type]]:
+def _kinds(values: Iterable[Any]) -> tuple[set[type[Node]], set[type]]:
     """Which types among the values are futures, and which are containers.
 
     Values are many and types are few: what is asked of each value must be quick.
@@ -108,15 +109,9 @@ def replace_futures(value: Any) -> Any:
         return value
     if type(value) is list:
         # The common case, which may be long.
-        futures, containers = _kinds(value)
-        if not containers:
-            if not futures:
-                return value
-            return [
-                # As in _result, without a call for each.
-                item.af_value if type(item) in futures and item.af_state == DONE else item
-                for item in value
-            ]
+        filled = replace_in_flat(value)
+        if filled is not None:
+            return filled
     elif type(value) is tuple and len(value) == 1 and type(value[0]) is list:
         # The arguments of a call with one list.
         filled = replace_futures(value[0])
@@ -148,6 +143,21 @@ def replace_futures(value: Any) -> Any:
             elif isinstance(container, dict):
                 made[id(container)].update((key, new(item)) for key, item in container.items())
     return made[id(value)]
+
+
+def replace_in_flat(values: list[Any]) -> list[Any] | None:
+    """The same for a list that contains no container; None if it does."""
+    futures, containers = _kinds(values)
+    if containers:
+        return None
+    # There is one class of futures, but for those of tests.
+    for future in futures:
+        values = [
+            # As in _result, without a call for each.
+            item.af_value if type(item) is future and item.af_state == DONE else item
+            for item in values
+        ]
+    return values
 
 
 def _containers_below(value: Any) -> list[Any]:

@@ -34,15 +34,18 @@ from motus.runtime.node import (
     Node,
 )
 
-__all__ = ["ENDED", "NOTIFY", "STOP", "WATCH", "Graph"]
+__all__ = ["ENDED", "NOTIFY", "STOP", "WATCH", "Graph", "is_crowded"]
 
 STOP: Final = "stop"
 NOTIFY: Final = "notify"
 ENDED: Final = "ended"
 WATCH: Final = "watch"
 
-# So many dependents are told at once; more of them go through the fallout, which can pause.
+# So many dependents are told at once, and so many dependencies let go of; more of them go through
+# the fallout, which can pause.
 LONG: Final = 1000
+# News for nobody: a reference to the node is dropped, which may be the last one.
+LET_GO: Final = -1
 
 
 class _Fallout:
@@ -53,7 +56,7 @@ class _Fallout:
     def __init__(self, news: int, nodes: Iterable[Node], value: Any = None) -> None:
         self.nodes = deque(nodes)
         # DONE, FAILED, CANCELLED: how something they wait for ended. CANCELLING: their owner was
-        # told to stop. SETTLING: nothing that they wait for is left.
+        # told to stop. SETTLING: nothing that they wait for is left. LET_GO: nothing.
         self.news = news
         self.value = value
 
@@ -106,7 +109,7 @@ class Graph:
 
     # ------------------------------------------------------------------ events
 
-    def wire(self, node: Node, dependencies: Iterable[Node] | None) -> None:
+    def wire(self, node: Node, dependencies: list[Node] | None) -> None:
         """A task was called: it waits for its dependencies, or is ready."""
         self.unfinished += 1
         if self.closing:
@@ -131,7 +134,7 @@ class Graph:
         self.unfinished += 1
         self._conclude_cancelled(node, _cancelled(caller))
 
-    def succeed(self, node: Node, value: Any, futures: Iterable[Node] | None = None) -> None:
+    def succeed(self, node: Node, value: Any, futures: list[Node] | None = None) -> None:
         """The body returned `value`; `futures` are those found in it."""
         extra = node.af_extra
         if futures is None and extra is None and node.af_state == RUNNING:
@@ -229,6 +232,8 @@ class Graph:
             while nodes and steps > 0:
                 steps -= 1
                 node = nodes.popleft()
+                if news == LET_GO:
+                    continue
                 if news == DONE:
                     self._release(node)
                 elif news == SETTLING:
@@ -266,12 +271,16 @@ class Graph:
             extra.children[node.af_id] = node
         return True
 
-    def _wait_for(self, node: Node, others: Iterable[Node]) -> int | None:
+    def _wait_for(self, node: Node, others: list[Node]) -> int | None:
         """Let the node wait for those of the others that are unfinished, and count them.
 
         None if one of them has failed or was cancelled, or would wait for this node: then the
         node is finished, or about to be.
         """
+        if len(others) > LONG:
+            if node.af_extra is None:
+                node.af_extra = Extra()
+            node.af_extra.crowd = others
         waiting = 0
         for other in others:
             state = other.af_state
@@ -394,6 +403,8 @@ class Graph:
             node.af_extra = None
             if extra.record is not None:
                 self.orders.append((ENDED, node, extra.record))
+            if extra.crowd is not None:
+                self.fallout.append(_Fallout(LET_GO, extra.crowd))
             if extra.waiters is not None:
                 self.orders += [(NOTIFY, waiter) for waiter in extra.waiters.values()]
         if self.foreign_waits:
@@ -423,10 +434,10 @@ class Graph:
                 for dependent in dependents:
                     self._release(dependent)
         elif dependents is not None:
-            if state != DONE:
-                self.fallout.append(_Fallout(state, (dependents,), value))
-            else:
+            if state == DONE:
                 self._release(dependents)
+            elif dependents.af_state < CANCELLING:
+                self.fallout.append(_Fallout(state, (dependents,), value))
 
     def _step(self, node: Node, event: str) -> None:
         try:
@@ -436,6 +447,11 @@ class Graph:
                 f"task '{_name(node)}' (id={node.af_id}) is {STATE_NAMES[node.af_state]}, so this "
                 f"cannot happen to it: {event}"
             ) from None
+
+
+def is_crowded(node: Node) -> bool:
+    """Whether the node waits, or has waited, for a great many others."""
+    return node.af_extra is not None and node.af_extra.crowd is not None
 
 
 def _name(node: Node) -> str:

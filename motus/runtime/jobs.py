@@ -9,11 +9,8 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-import sniffio
-
 from motus.runtime.backends import Event
-from motus.runtime.containers import futures_in, may_hold_futures
-from motus.runtime.current import current
+from motus.runtime.containers import ATOMS, futures_in, may_hold_futures
 from motus.runtime.node import Node
 from motus.runtime.threads import Job, ThreadPool
 
@@ -38,9 +35,7 @@ class Jobs:
 
     def start(self, node: Node, args: Any, kwargs: dict[str, Any] | None) -> None:
         """Run the body of a node on a thread; the graph hears how it ended."""
-        context = node.af_context
-        context.run(_enter_thread, node)
-        job = Job(node, node.af_spec.fn, args, kwargs, context, self._report)
+        job = Job(node, args, kwargs, node.af_context, self._report)
         node.af_args = node.af_kwargs = None
         node.af_control = job
         self._scheduler.running[node.af_id] = node
@@ -52,12 +47,11 @@ class Jobs:
         """Run one attempt of a body on a thread; `ended` is called in the loop."""
         # A copy: the thread of an attempt that timed out may still be in its context.
         context = copy_context()
-        context.run(_enter_thread, node)
 
         def report(job: Job) -> None:
             self._scheduler.post(self._attempt_ended, job, ended)
 
-        job = Job(node, node.af_spec.fn, args, kwargs, context, report)
+        job = Job(node, args, kwargs, context, report)
         self.pool.submit(job)
         return job
 
@@ -85,12 +79,13 @@ class Jobs:
 
     def _report(self, job: Job) -> None:
         futures = None
-        try:
-            if may_hold_futures(job.value):
-                # In the thread: a result may be large.
-                futures = futures_in((job.value,)) or None
-        except Exception as error:  # noqa: BLE001 - results are objects of users, and may refuse
-            job.error = error
+        if type(job.value) not in ATOMS:
+            try:
+                if may_hold_futures(job.value):
+                    # In the thread: a result may be large.
+                    futures = futures_in((job.value,)) or None
+            except Exception as error:  # noqa: BLE001 - results are objects of users, and may refuse
+                job.error = error
         self._scheduler.post(self._finish, job, futures)
 
     def _finish(self, job: Job, futures: list[Node] | None) -> None:
@@ -123,9 +118,3 @@ class Jobs:
         # What is posted to a closed runtime is done in the thread that posts it.
         if not self._scheduler.closed:
             self._backend.start_thread(work)
-
-
-def _enter_thread(node: Node) -> None:
-    """Set up the context of a body that runs on a thread, where no loop runs."""
-    current.set(node)
-    sniffio.current_async_library_cvar.set(None)

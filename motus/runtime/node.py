@@ -105,7 +105,9 @@ class Node:
 class Extra:
     """The rarely needed part of a node."""
 
-    __slots__ = ("bodiless", "childless", "children", "failure", "record", "waiters")
+    __slots__ = (
+        "bodiless", "childless", "children", "crowd", "failure", "record", "waiters",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         # By id: a future that is hashed blocks until it has a value.
@@ -118,5 +120,7 @@ class Extra:
         self.failure: Any = None
         # Opaque as well: what hooks have to know, of a node that has started.
         self.record: Any = None
+        # What it waits for, if that is a great many: to be let go of in slices.
+        self.crowd: list[Node] | None = None
         # A waiter for the end of the last child, between two attempts.
         self.childless: Any = None

@@ -26,11 +26,15 @@ from motus.runtime.backends import Event
 from motus.runtime.containers import (
     AMONG_ARGUMENTS,
     ATOMS,
+    INSIDE_CONTAINERS,
+    NO_FUTURES,
     futures_in,
     may_hold_futures,
     replace_futures,
+    replace_in_flat,
 )
 from motus.runtime.current import current
+from motus.runtime.graph import is_crowded
 from motus.runtime.hooks import hooks as process_hooks
 from motus.runtime.node import CANCELLING, READY, RUNNING, Node
 from motus.runtime.policy import ATTEMPTS, COROUTINE, COROUTINE_LIKE, THREAD
@@ -50,6 +54,8 @@ IDLE: Final = 0.0005
 BATCH: Final = 64
 # Nodes between two looks at the clock and at what other threads want.
 BURST: Final = 8
+# Arguments that are filled in between two pauses.
+PIECE: Final = 10_000
 # How many runners one suspending node may start while others are ready.
 MAX_BURST: Final = 8
 
@@ -173,6 +179,8 @@ class Runners:
                         if not ready:
                             break
                         node = ready.popleft()
+                        if node.af_has_futures == INSIDE_CONTAINERS and is_crowded(node):
+                            await self._fill(node)
                         # What was cancelled in the queue is still in it.
                         if node.af_state == READY:
                             suspended = begin(node)
@@ -210,6 +218,27 @@ class Runners:
             if not isinstance(error, backend.cancelled):
                 scheduler.crash(node, error)
             raise
+
+    async def _fill(self, node: Node) -> None:
+        """Put their values in the place of a great many arguments, with pauses.
+
+        Only of one flat list; `_begin` does the others in one go.
+        """
+        args = node.af_args
+        if len(args) != 1 or type(args[0]) is not list or node.af_kwargs is not None:
+            return
+        values = args[0]
+        filled: list[Any] = []
+        while len(filled) < len(values):
+            piece = replace_in_flat(values[len(filled) : len(filled) + PIECE])
+            if piece is None:
+                return
+            filled += piece
+            await self._backend.checkpoint()
+            if node.af_state != READY:
+                return
+        node.af_args = (filled,)
+        node.af_has_futures = NO_FUTURES
 
     async def _park(self) -> bool:
         """Wait for work; False if there will be none."""

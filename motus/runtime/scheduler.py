@@ -140,10 +140,14 @@ class GraphScheduler:
         self._shutdown_asked.set()
 
     async def _all_finished(self) -> None:
-        while (self.graph.unfinished or self.inbox) and not self._host_ended:
+        while self._is_busy() and not self._host_ended:
             self._finished = self.backend.event()
             self.follow_up()
             await self._finished.wait()
+
+    def _is_busy(self) -> bool:
+        # Of what has finished there may be much to let go of: before the runners end, in slices.
+        return bool(self.graph.unfinished or self.graph.fallout or self.inbox)
 
     async def _close(self) -> None:
         """Stop what runs, wait until it has stopped, and let go of runners and threads."""
@@ -151,7 +155,7 @@ class GraphScheduler:
         try:
             with anyio.CancelScope(shield=True):
                 self._cancel_everything()
-                while (self.graph.unfinished or self.inbox) and not self._host_ended:
+                while self._is_busy() and not self._host_ended:
                     self._finished = self.backend.event()
                     self.follow_up()
                     await self.backend.wait_out(self._finished)
@@ -424,7 +428,7 @@ class GraphScheduler:
 
     def check_finished(self) -> None:
         """Tell whoever leaves the block when nothing is unfinished any more."""
-        if self._finished is not None and not self.graph.unfinished and not self.inbox:
+        if self._finished is not None and not self._is_busy():
             self._finished.set()
 
     def body_raised(self, node: Node, error: BaseException) -> None:

@@ -4,7 +4,8 @@ A slot is the right to run, and there are `limit` of them. A body that blocks in
 its slot back and takes one again, ahead of every waiting job, before it goes on: so bodies that
 wait for other bodies finish at any depth, whatever the limit is.
 
-Jobs are handed over under one lock; a thread that finishes takes the next job without being woken.
+Jobs are handed over under one lock; a thread that finishes takes the next job without being woken,
+and without the lock.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from functools import partial
 from typing import Any
 
+from sniffio import current_async_library_cvar as async_library
+
 from motus.errors import TaskCancelledError
+from motus.runtime.current import current
 from motus.runtime.node import Node
 
 __all__ = ["Job", "ThreadPool", "current_job"]
@@ -40,40 +45,34 @@ class Job:
     """One call of a synchronous body."""
 
     __slots__ = (
-        "abandoned", "args", "context", "error", "fn", "has_slot", "kwargs", "node", "report",
-        "value",
+        "abandoned", "args", "context", "error", "kwargs", "node", "report", "value",
     )  # fmt: skip
 
     def __init__(
         self,
         node: Node,
-        fn: Callable[..., Any],
         args: Any,
         kwargs: dict[str, Any] | None,
         context: Context,
         report: Callable[[Job], object],
     ) -> None:
         self.node = node
-        self.fn: Callable[..., Any] | None = fn
         self.args = args
         self.kwargs = kwargs
         self.context: Context | None = context
         # Called in the worker thread when the body has ended, also when it was abandoned.
         self.report = report
         self.abandoned = False
-        # The right to run; not any more once it is abandoned.
-        self.has_slot = False
         self.value: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        fn, args, kwargs, context = self.fn, self.args, self.kwargs, self.context
-        assert fn is not None
+        args, kwargs, context = self.args, self.kwargs, self.context
         assert context is not None
-        self.fn = self.args = self.kwargs = self.context = None
+        self.args = self.kwargs = self.context = None
         if not self.abandoned:
             try:
-                self.value = context.run(fn, *args, **(kwargs or {}))
+                self.value = context.run(_call_body, self.node, args, kwargs)
             except BaseException as error:  # noqa: BLE001 - the task's outcome, whatever it is; SystemExit must not end the thread
                 self.error = error
 
@@ -82,11 +81,22 @@ class Job:
             raise TaskCancelledError(self.node.af_spec.name, self.node.af_id)
 
 
+def _call_body(node: Node, args: Any, kwargs: dict[str, Any] | None) -> Any:
+    """Called in the node's context: a thread's own, where no loop runs."""
+    current.set(node)
+    if async_library.get() is not None:
+        async_library.set(None)
+    fn = node.af_spec.fn
+    return fn(*args) if kwargs is None else fn(*args, **kwargs)
+
+
 class _Worker:
+    """A thread, and the job that it runs or is about to."""
+
     __slots__ = ("gate", "job")
 
-    def __init__(self) -> None:
-        self.job: Job | None = None
+    def __init__(self, job: Job) -> None:
+        self.job: Job | None = job
         self.gate = allocate_lock()
         self.gate.acquire()
 
@@ -106,7 +116,10 @@ class ThreadPool:
         self._idle: list[_Worker] = []
         self._resuming: deque[Any] = deque()
         self._slots_taken = 0
-        self._busy: dict[int, Job] = {}
+        # By id, the jobs that have a slot. Whoever pops one from here has its slot in hand: that is
+        # one step for the interpreter, so that a thread and one that abandons its job agree.
+        self._holding: dict[int, Job] = {}
+        self._workers: set[_Worker] = set()
         self._closed = False
 
     def submit(self, job: Job) -> None:
@@ -116,24 +129,23 @@ class ThreadPool:
                 self._waiting.append(job)
                 return
             self._slots_taken += 1
-            worker = self._begin(job)
-        self._give(worker, job)
+            wake = self._begin(job)
+        wake()
 
     def abandon(self, job: Job) -> None:
         """Nobody waits for the job any more: whoever is next gets its slot."""
-        handed = None
+        wake = None
         with self._lock:
             job.abandoned = True
-            if job.has_slot:
-                job.has_slot = False
-                handed = self._pass_slot_on()
-        if handed is not None:
-            self._give(*handed)
+            if self._holding.pop(id(job), None) is not None:
+                wake = self._pass_slot_on()
+        if wake is not None:
+            wake()
 
     def running(self) -> list[Job]:
         """The jobs whose bodies have begun and not ended."""
-        # One step for the interpreter, so it needs no lock.
-        return list(self._busy.copy().values())
+        with self._lock:
+            return [worker.job for worker in self._workers if worker.job is not None]
 
     def close(self) -> None:
         """Start nothing any more; let idle threads end, and busy ones when their bodies have."""
@@ -147,14 +159,13 @@ class ThreadPool:
     @contextmanager
     def slot_given_back(self, job: Job) -> Iterator[None]:
         """While the body that runs in this thread only waits, another may run."""
-        handed = None
+        wake = None
         with self._lock:
-            gave = job.has_slot
+            gave = self._holding.pop(id(job), None) is not None
             if gave:
-                job.has_slot = False
-                handed = self._pass_slot_on()
-        if handed is not None:
-            self._give(*handed)
+                wake = self._pass_slot_on()
+        if wake is not None:
+            wake()
         try:
             yield
         finally:
@@ -162,7 +173,7 @@ class ThreadPool:
             with self._lock:
                 # What was abandoned meanwhile goes on without one, to its end.
                 if gave and not job.abandoned:
-                    job.has_slot = True
+                    self._holding[id(job)] = job
                     if self._slots_taken < self._limit:
                         self._slots_taken += 1
                     else:
@@ -172,76 +183,85 @@ class ThreadPool:
             if gate is not None:
                 gate.acquire()
 
-    def _begin(self, job: Job) -> _Worker | None:
-        """The job has a slot; the idle thread that is to run it, if there is one."""
-        job.has_slot = True
-        self._busy[id(job)] = job
-        return self._idle.pop() if self._idle else None
+    def _begin(self, job: Job) -> Callable[[], object]:
+        """Give a thread to a job that has its slot; what is returned must be called, unlocked."""
+        self._holding[id(job)] = job
+        if self._idle:
+            worker = self._idle.pop()
+            worker.job = job
+            return worker.gate.release
+        worker = _Worker(job)
+        self._workers.add(worker)
+        return partial(self._start_thread, _Work(self, worker))
 
-    def _pass_slot_on(self) -> tuple[_Worker | None, Job] | None:
-        """Give a slot to whoever is next; what is returned must be given its job afterwards."""
+    def _pass_slot_on(self) -> Callable[[], object] | None:
+        """Give a slot to whoever is next; as with `_begin`, call what is returned."""
         if self._resuming:
             self._resuming.popleft().release()
             return None
         job = self._next_waiting()
         if job is not None:
-            return self._begin(job), job
+            return self._begin(job)
         self._slots_taken -= 1
         return None
 
     def _next_waiting(self) -> Job | None:
-        while self._waiting:
-            job = self._waiting.popleft()
-            if not job.abandoned:
-                return job
-        return None
-
-    def _give(self, worker: _Worker | None, job: Job) -> None:
-        if worker is not None:
-            worker.job = job
-            worker.gate.release()
-            return
-        worker = _Worker()
-        worker.job = job
-        self._start_thread(_Work(self, worker))
+        try:
+            while (job := self._waiting.popleft()).abandoned:
+                pass
+        except IndexError:
+            return None
+        return job
 
     def work(self, worker: _Worker) -> None:
         """The life of a worker thread."""
         while True:
-            job, worker.job = worker.job, None
+            job = worker.job
             if job is None:
                 return
             _here.job = job
             job.run()
             _here.job = None
-            # Before it is reported: whoever hears of it may ask what is still running.
-            del self._busy[id(job)]
-            # And before that the thread is free again: in a chain of jobs the next one is often
-            # there when the report returns, and this thread need not sleep in between.
-            idle = self._finish(worker, job)
+            # Before the job is reported: whoever hears of it may ask what is still running, and
+            # in a chain of jobs the next one is often there when the report returns, so that this
+            # thread need not sleep in between.
+            goes_on = self._finish(worker, job)
             job.report(job)
             job = None
-            if idle is None:
+            if goes_on is None:
                 return
-            if idle:
+            if not goes_on:
                 worker.gate.acquire()
 
     def _finish(self, worker: _Worker, job: Job) -> bool | None:
-        """After a job: False if the thread has another one already, None if it is to end."""
+        """After a job: whether the thread has another one already; None if it is to end."""
+        has_slot = self._holding.pop(id(job), None) is not None
+        # Without the lock, which a thread that the interpreter has put aside may hold: then every
+        # other one would queue up behind it, and go on doing so.
+        if has_slot and not self._resuming and self._go_on(worker):
+            return True
         with self._lock:
-            if job.has_slot:
-                job.has_slot = False
-                # The slot stays here if it can: the next job needs no other thread.
-                following = None if self._resuming else self._next_waiting()
-                if following is not None:
-                    following.has_slot = True
-                    self._busy[id(following)] = following
-                    worker.job = following
-                    return False
-                self._pass_slot_on()
+            if has_slot:
+                if self._resuming:
+                    self._resuming.popleft().release()
+                elif self._go_on(worker):
+                    return True
+                else:
+                    self._slots_taken -= 1
+            worker.job = None
             if self._closed:
+                self._workers.discard(worker)
                 return None
             self._idle.append(worker)
+        return False
+
+    def _go_on(self, worker: _Worker) -> bool:
+        """Keep the slot in this thread for the next waiting job, if there is one."""
+        job = self._next_waiting()
+        if job is None:
+            return False
+        self._holding[id(job)] = job
+        worker.job = job
         return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -386,6 +388,38 @@ def test_cancelling_everything_goes_in_slices() -> None:
     assert sum(node.af_state == CANCELLED for node in nodes) == 10
     world.settle()
     assert world.graph.unfinished == 0
+
+
+@pytest.mark.parametrize("how", ["succeed", "fail", "cancel"])
+def test_a_great_many_dependencies_are_let_go_of_in_slices(how: str) -> None:
+    world = World()
+    count = 2500
+    root = world.call()
+    watched = [weakref.ref(world.call(root)) for _ in range(count)]
+    join = world.call(*world.nodes[1:])
+    if how == "succeed":
+        world.graph.succeed(world.start(), 1)
+        for _ in range(count):
+            while not world.graph.ready:
+                world.graph.advance(100)
+            world.graph.succeed(world.start(), 1)
+        world.graph.succeed(world.start(), 1)
+    elif how == "fail":
+        world.graph.fail(world.start(), failure())
+    else:
+        world.graph.cancel(root)
+    while join.af_state < DONE or world.graph.unfinished:
+        world.graph.advance(100)
+    assert join.af_args is None
+    del world.nodes[:]
+    dead = [sum(one() is None for one in watched)]
+    while world.graph.advance(100):
+        dead.append(sum(one() is None for one in watched))
+    # What is left of the queue goes by itself at the end.
+    steps = [after - before for before, after in itertools.pairwise(dead)]
+    assert max(steps) <= 100
+    assert sum(one() is None for one in watched) == count
+    assert len(steps) >= 20
 
 
 def test_a_closing_graph_cancels_what_is_called() -> None:
