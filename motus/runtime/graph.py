@@ -120,6 +120,17 @@ class Graph:
         if parent is not None and not self._adopt(node, parent):
             return
         if dependencies is not None:
+            if len(dependencies) == 1 and parent is None:
+                one = dependencies[0]
+                if (
+                    one.af_dependents is None
+                    and one.af_state < DONE
+                    and one.af_runtime is node.af_runtime
+                ):
+                    # The common case of what follows.
+                    one.af_dependents = node
+                    node.af_waiting = 1
+                    return
             waiting = self._wait_for(node, dependencies)
             if waiting:
                 node.af_waiting = waiting

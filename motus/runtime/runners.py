@@ -166,10 +166,12 @@ class Runners:
         scheduler, graph, backend, begin = self._scheduler, self._graph, self._backend, self._begin
         ready, fallout, orders, inbox = graph.ready, graph.fallout, graph.orders, scheduler.inbox
         node: Node | None = None
+        crowded = False
         try:
             while True:
                 while ready or fallout or inbox:
                     if inbox:
+                        crowded = len(inbox) > 1
                         scheduler.take_in(BATCH)
                     if fallout:
                         graph.advance(BATCH)
@@ -208,6 +210,12 @@ class Runners:
                             await backend.checkpoint()
                         self._until = perf_counter() + SLICE
                     self._seen = now
+                if crowded:
+                    # Another thread calls tasks, perhaps many. While the loop has a look around,
+                    # that thread goes on; to wake a parked runner takes longer for both.
+                    crowded = False
+                    await backend.checkpoint()
+                    continue
                 self._burst = 1
                 scheduler.check_finished()
                 if self._parked is not None or not self._open:
@@ -244,6 +252,9 @@ class Runners:
         """Wait for work; False if there will be none."""
         parked = self._parked = self._backend.event()
         self.awake -= 1
+        if self._scheduler.inbox:
+            # Put there while this one was still awake, so nobody was told.
+            self._unpark()
         try:
             await parked.wait()
         except BaseException:

@@ -239,7 +239,8 @@ class GraphScheduler:
         self.inbox.append((function, one, two))
         if self.closed:
             self._close_inbox()
-        elif not self._kicked:
+        elif not self._kicked and not self.runners.awake:
+            # A runner that is awake looks here before it parks, after it has said that it does.
             self._kicked = True
             try:
                 self.backend.call(self._kick)
@@ -371,10 +372,17 @@ class GraphScheduler:
     def take_in(self, most: int) -> None:
         """Do up to so many things that other threads want done."""
         inbox = self.inbox
-        while inbox and most > 0:
-            most -= 1
-            function, one, two = inbox.popleft()
-            function(one, two)
+        one: Any = None
+        try:
+            while inbox and most > 0:
+                most -= 1
+                function, one, two = inbox.popleft()
+                function(one, two)
+        except BaseException:
+            if isinstance(one, Node) and one.af_state < DONE:
+                # Perhaps nothing else leads to it yet, and somebody waits for it.
+                self.running[one.af_id] = one
+            raise
 
     def take_in_all(self) -> None:
         """Do all that other threads want done by now."""

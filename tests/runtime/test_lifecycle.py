@@ -31,6 +31,7 @@ from motus.runtime import (
     resolve,
     shutdown,
 )
+from motus.runtime.graph import Graph
 
 pytestmark = pytest.mark.realtime
 
@@ -161,6 +162,36 @@ def test_shutdown_fails_what_is_left_and_wakes_who_waits(background: str) -> Non
         with pytest.raises(RuntimeError, match="Motus runtime is shutting down"):
             future.af_result()
     assert resolve(inc(1)) == 2
+
+
+def test_a_runtime_that_crashes_taking_in_a_task_leaves_nobody_waiting(
+    background: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Graph.wire
+    broken: list[Any] = []
+
+    def breaks_once(self: Graph, node: Any, dependencies: Any) -> None:
+        if not broken:
+            broken.append(node)
+            raise ZeroDivisionError("a mistake of ours")
+        wire(self, node, dependencies)
+
+    crashes: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
+    runtime = get_runtime()
+    waiting = later(1, 1000)
+    monkeypatch.setattr(Graph, "wire", breaks_once)
+    # The one itself, and what stands behind it in the queue.
+    futures = [inc(0)]
+    for future in (*futures, waiting):
+        with pytest.raises((RuntimeError, TaskCancelledError)):
+            future.af_result(timeout=10)
+    # Until its thread has ended.
+    runtime.shutdown()
+    assert len(crashes) == 1
+    assert len(broken) == 1
+    # The next task starts a new runtime.
+    assert inc(1).af_result() == 2
 
 
 def test_a_task_called_in_a_thread_of_another_loop(background: str) -> None:
