@@ -19,16 +19,18 @@ __all__ = ["circle", "waits_for_itself"]
 MOST: Final = 500
 
 
-def circle(node: Node, other: Node, *, awaited: bool) -> Node | None:
-    """Whom the node would wait for in vain, if it waited for `other`: itself, or one above it.
-
-    `awaited`: by its body, which has begun, and not as a dependency.
-    """
-    parent = other.af_parent
+def circle(node: Node, other: Node) -> Node | None:
+    """Whom the node would wait for in vain, if it waited for `other`: itself, or one above it."""
+    if other is node:
+        return node
     if other.af_state == READY:
         return None
-    if parent is not None and (parent is node or (parent is node.af_parent and not awaited)):
-        # Looked at when it was called, against the same ancestors.
+    parent = other.af_parent
+    if parent is not None and (
+        parent is node or (parent is node.af_parent and node.af_state == PENDING)
+    ):
+        # Looked at when it was called, against the same ancestors; and for a node that is only
+        # being called, no sibling can wait yet.
         return None
     above = {}
     up: Node | None = node

@@ -306,7 +306,7 @@ class Graph:
             else:
                 # Of a task that nobody has called from a body, nobody can wait yet.
                 if node.af_parent is not None or node.af_state == SETTLING:
-                    above = circle(node, other, awaited=False)
+                    above = circle(node, other)
                     if above is not None:
                         self._hear(node, FAILED, self._failure(node, waits_for_itself(node, above)))
                         return None

@@ -336,7 +336,7 @@ class GraphScheduler:
     def _check_not_above(self, node: Node) -> None:
         here = current.get(None)
         if isinstance(here, Node) and here.af_state < DONE:
-            above = here if here is node else circle(here, node, awaited=True)
+            above = circle(here, node)
             if above is not None:
                 raise waits_for_itself(here, above)
 

@@ -352,6 +352,32 @@ def test_returning_ones_own_future_fails() -> None:
     assert "waits for itself" in str(node.af_value.error)
 
 
+def test_a_child_that_returns_its_own_future_fails() -> None:
+    world = World()
+    parent = world.run(world.call())
+    node = world.run(world.call(parent=parent))
+    world.graph.succeed(node, node, [node])
+    assert node.af_state == FAILED
+    assert "waits for itself" in str(node.af_value.error)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_returning_the_future_of_a_sibling_that_waits_for_it_fails(steps: int) -> None:
+    world = World()
+    parent = world.run(world.call())
+    node = world.run(world.call(parent=parent))
+    last = node
+    for _ in range(steps):
+        last = world.call(last, parent=parent)
+    world.graph.succeed(node, last, [last])
+    assert node.af_state == FAILED
+    assert "waits for itself" in str(node.af_value.error)
+    world.settle()
+    world.graph.succeed(parent, 1)
+    world.settle()
+    assert world.graph.unfinished == 0
+
+
 def test_a_dependency_in_another_runtime_is_watched() -> None:
     world = World()
     other = world.call(runtime="there")
