@@ -94,6 +94,14 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session(python=THIS)
+def api(session: nox.Session) -> None:
+    """schemathesis reads /openapi.json and asks a running server whatever follows from it."""
+    _install(session, "test")
+    session.install("-q", "-c", "constraints.txt", "schemathesis")
+    session.run("python", "-m", "tests.serve.conformance", *session.posargs)
+
+
+@nox.session(python=THIS)
 def docs(session: nox.Session) -> None:
     """The documents say what is true: their examples run, their links lead somewhere."""
     _install(session, "test")

@@ -1,189 +1,221 @@
-"""Turns per second of a served agent: `python -m benchmarks.serve`.
+"""What a turn costs: `python -m benchmarks.serve`, ours beside the original.
 
 A turn is what a client pays for: create a session, send a message, wait for the answer, delete
-the session. Server, workers and client share the machine. The same run measures what a turn stands
-on, so that ratios can be quoted: requests to /health over the same client, a bare interpreter as
-a child (`python -c pass`), and one that imports what a worker needs.
+the session. Both servers run at the same time, each from an environment of its own that is made
+when it is first needed; they serve the same agent with the same number of workers to the same
+client, and take turns at it, one concurrency after the other. Client, servers and workers share
+the machine. Ratios are medians of the rounds' ratios, and are what to quote.
+
+  python -m benchmarks.serve --quick            a minute, to see that it works
+  python -m benchmarks.serve --results          everything, kept in benchmarks/results
+  python -m benchmarks.serve --alone            ours only, from this interpreter
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
-import platform
+import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import quantiles
-from typing import Any
+from typing import Final
 
-import anyio
-import attrs
-import httpx
 import trio
+
+from benchmarks.children import ChildError
+from benchmarks.figures import machine, to_json
+from benchmarks.peers import PEERS, Peer
+from benchmarks.peers.compare import ROOT
+from benchmarks.peers.environments import environment
+from benchmarks.serve_report import LEVELS, OURS, THEIRS, Figure, Results, judge, markdown
+from benchmarks.servers import Server, descendants, private_kib, start
+from benchmarks.turn_client import Small, apply
 
 __all__ = ["main"]
 
-ROOT = Path(__file__).parents[1]
-WORKER_IMPORTS = "import motus.serve.workers.child, trio, anyio._backends._trio"
-
-Job = Callable[[], Awaitable[None]]
-
-
-@attrs.frozen
-class Sample:
-    """What one job costs at one concurrency; times in milliseconds."""
-
-    what: str
-    concurrency: int
-    count: int
-    per_second: float
-    p50: float
-    p99: float
+RESULTS: Final = ROOT / "benchmarks" / "results"
+CACHE: Final = ROOT / ".bench-envs"
+# The SDKs that the heavy agent imports; the original brings its own.
+SDKS: Final = ("openai", "anthropic")
+WORKERS: Final = 16
+STATE_BYTES: Final = 10_000_000
+# For the interpreter of the original; ours uses the same.
+PYTHON: Final = "3.12"
 
 
-@contextmanager
-def served(agent: str, workers: int) -> Iterator[str]:
-    """A server process; yields its URL."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "motus.serve", "start", agent, "--host", "127.0.0.1",
-         "--port", "0", "--workers", str(workers), "--log-level", "warning"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def interpreters(*, alone: bool, cache: Path) -> dict[str, str]:
+    """Which Python each side runs from."""
+    if alone:
+        return {OURS: sys.executable}
+    ours = Peer(
+        "ours", ("-e", str(ROOT), *SDKS), ("motus-agents",), 0, (), "", python=PYTHON
     )  # fmt: skip
-    with process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("Serving "):
-            raise SystemExit("the server did not start")
-        try:
-            yield line.split()[-1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-async def measure(what: str, job: Job, concurrency: int, count: int) -> Sample:
-    """Run `job` `count` times, `concurrency` at a time."""
-    times: list[float] = []
-    left = count
-
-    async def repeat() -> None:
-        nonlocal left
-        while left > 0:
-            left -= 1
-            began = time.perf_counter()
-            await job()
-            times.append((time.perf_counter() - began) * 1000)
-
-    await job()  # not counted: connections are made, files come into the cache
-    began = time.perf_counter()
-    async with anyio.create_task_group() as tasks:
-        for _ in range(concurrency):
-            tasks.start_soon(repeat)
-    seconds = time.perf_counter() - began
-    cuts = quantiles(times, n=100, method="inclusive")
-    return Sample(what, concurrency, count, count / seconds, cuts[49], cuts[98])
-
-
-def turn_job(http: httpx.AsyncClient) -> Job:
-    async def turn() -> None:
-        session = (await http.post("/sessions")).json()["session_id"]
-        sent = await http.post(f"/sessions/{session}/messages", json={"content": "hello"})
-        sent.raise_for_status()
-        outcome = (await http.get(f"/sessions/{session}?wait=true&timeout=60")).json()
-        assert outcome["response"]["content"] == "hello", outcome
-        (await http.delete(f"/sessions/{session}")).raise_for_status()
-
-    return turn
-
-
-def health_job(http: httpx.AsyncClient) -> Job:
-    async def health() -> None:
-        (await http.get("/health")).raise_for_status()
-
-    return health
-
-
-def child_job(program: str) -> Job:
-    async def child() -> None:
-        await anyio.run_process([sys.executable, "-c", program], cwd=ROOT)
-
-    return child
-
-
-async def run(url: str, levels: list[int], turns: int) -> list[Sample]:
-    """Every job at every concurrency, the jobs taking turns so that a slow moment hits all."""
-    samples = []
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as http:
-        for level in levels:
-            for what, job, count in [
-                ("turn", turn_job(http), turns),
-                ("GET /health", health_job(http), turns * 5),
-                ("bare child", child_job("pass"), turns),
-                ("child with the worker's imports", child_job(WORKER_IMPORTS), turns),
-            ]:
-                samples.append(await measure(what, job, level, count))
-                show_progress(samples[-1])
-    return samples
-
-
-def show_progress(sample: Sample) -> None:
-    print(f"{sample.what}, {sample.concurrency} at a time: done", file=sys.stderr)
-
-
-def table(samples: list[Sample]) -> str:
-    """A Markdown table, with what a turn costs in each reference."""
-    lines = [
-        "| what | concurrency | per second | p50 ms | p99 ms | turns' p50 in these |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    turns = {sample.concurrency: sample for sample in samples if sample.what == "turn"}
-    for sample in samples:
-        ratio = turns[sample.concurrency].p50 / sample.p50
-        lines.append(
-            f"| {sample.what} | {sample.concurrency} | {sample.per_second:.1f} "
-            f"| {sample.p50:.1f} | {sample.p99:.1f} | {ratio:.1f} |"
-        )
-    return "\n".join(lines)
-
-
-def environment() -> dict[str, Any]:
-    packages = ("anyio", "trio", "quart", "quart-trio", "hypercorn", "cattrs", "httpx")
     return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.release(),
-        "cpus": os.cpu_count(),
-        "packages": {name: version(name) for name in packages},
+        OURS: environment("serve-ours", ours, cache),
+        THEIRS: environment("original", PEERS["original"], cache),
     }
 
 
-def main() -> None:
-    """Measure, print the table, and write it as JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--agent", default="benchmarks.echo_agent:agent", help="import path")
-    parser.add_argument("--workers", type=int, default=8, help="turns at a time (default: 8)")
-    parser.add_argument("--turns", type=int, default=100, help="turns at each level (default: 100)")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 8])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    options = parser.parse_args()
-    with served(options.agent, options.workers) as url:
-        samples = trio.run(run, url, options.concurrency, options.turns)
-    print(table(samples))
-    if options.json is not None:
-        figures = {
-            "agent": options.agent,
-            "workers": options.workers,
-            "environment": environment(),
-            "samples": [attrs.asdict(sample) for sample in samples],
-        }
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+@contextlib.contextmanager
+def agents() -> Iterator[Path]:
+    """A folder with the agents, and without a package that is called `motus`."""
+    with tempfile.TemporaryDirectory(prefix="mb-", ignore_cleanup_errors=True) as name:
+        for agent in ("echo_agent", "heavy_agent", "probe_agent"):
+            shutil.copy(ROOT / "benchmarks" / f"{agent}.py", name)
+        yield Path(name)
+
+
+async def measure_load(
+    results: Results, agent: str, workers: int, servers: dict[str, Server],
+    levels: Sequence[tuple[str, int]], seconds: float,
+) -> None:  # fmt: skip
+    """One round: every level on each side in turn."""
+    for client, concurrency in levels:
+        for side, server in servers.items():
+            # Long enough to be steady, not so long that the other side meets another machine.
+            probe = await apply(client, server.port, concurrency, 2 * concurrency)
+            turns = max(20, int(probe.per_second * seconds))
+            before = server.cpu_seconds()
+            load = await apply(client, server.port, concurrency, turns)
+            # Those that are not counted as turns have cost something, too.
+            cpu = (server.cpu_seconds() - before) / (turns + concurrency) * 1000
+            key = f"{agent}, {workers} workers, {client}, {concurrency}"
+            results.add(Figure(key, "turns/s", side), load.per_second)
+            results.add(Figure(key, "p50 ms", side), load.p50)
+            results.add(Figure(key, "p99 ms", side), load.p99)
+            results.add(Figure(key, "CPU ms per turn", side), cpu)
+
+
+async def measure_large_state(results: Results, servers: dict[str, Server], times: int) -> None:
+    """The time of a turn with a state of ten megabytes, without its way into the server."""
+    text = "x" * 1000
+    state = [{"role": "user", "content": text} for _ in range(STATE_BYTES // 1030)]
+    for side, server in servers.items():
+        ask = Small(server.port)
+        for _ in range(times):
+            session = (await ask("POST", "/sessions", {"state": state}))["session_id"]
+            began = time.perf_counter()
+            await ask("POST", f"/sessions/{session}/messages", {"content": "hello"})
+            await ask("GET", f"/sessions/{session}?wait=true&timeout=60")
+            took = (time.perf_counter() - began) * 1000
+            results.add(Figure("10 MB state", "ms", side), took)
+            await ask("DELETE", f"/sessions/{session}")
+        await ask.aclose()
+
+
+async def measure_own(results: Results, python: str, folder: Path, rounds: int) -> None:
+    """What only our server promises: ends, idleness, the memory of a spare."""
+    with start(python, "probe_agent:agent", folder, workers=16) as server:
+        ask = Small(server.port)
+        for _ in range(5 * rounds):
+            session = (await ask("POST", "/sessions", {}))["session_id"]
+            await ask("POST", f"/sessions/{session}/messages", {"content": "hang"})
+            await trio.sleep(0.05)
+            began = time.perf_counter()
+            await ask("DELETE", f"/sessions/{session}")
+            took = (time.perf_counter() - began) * 1000
+            results.add(Figure("cancel to reaped", "ms", OURS), took)
+        for _ in range(10):
+            session = (await ask("POST", "/sessions", {}))["session_id"]
+            await ask("POST", f"/sessions/{session}/messages", {"content": "ask"})
+            await ask("GET", f"/sessions/{session}?wait=true&timeout=60")
+        await trio.sleep(1)
+        for _ in range(rounds):
+            before = server.switches()
+            await trio.sleep(2)
+            figure = Figure("idle with ten waiting turns", "wake-ups/s", OURS)
+            results.add(figure, (server.switches() - before) / 2)
+        await ask.aclose()
+    for _ in range(rounds):
+        with start(python, "heavy_agent:agent", folder, workers=16) as server:
+            await apply("small", server.port, 1, 5)
+            await trio.sleep(0.3)
+            template, *_ = descendants(server.process.pid)
+            spares = descendants(template)
+            for spare in spares:
+                figure = Figure("private memory of a spare", "MB", OURS)
+                results.add(figure, private_kib(spare) * 1024 / 1e6)
+            family = descendants(server.process.pid)
+            began = time.perf_counter()
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait()
+            while any(map(_alive, family)):  # noqa: ASYNC110  # what other processes do sets no event
+                await trio.sleep(0.001)
+            took = (time.perf_counter() - began) * 1000
+            results.add(Figure("server killed to no process left", "ms", OURS), took)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"
+
+
+async def run(given: argparse.Namespace) -> Results:
+    """Measure what the options ask for."""
+    rounds = 1 if given.quick else given.rounds
+    seconds = 0.5 if given.quick else given.seconds
+    pythons = interpreters(alone=given.alone, cache=given.environments.absolute())
+    results = Results(machine(), rounds)
+    with agents() as folder:
+        for agent, workers in (("heavy", WORKERS), ("echo", WORKERS), ("heavy", 2)):
+            levels = [("small", 8)] if workers == 2 else LEVELS
+            with contextlib.ExitStack() as running:
+                servers = {
+                    side: running.enter_context(
+                        start(python, f"{agent}_agent:agent", folder, workers=workers)
+                    )
+                    for side, python in pythons.items()
+                }
+                for number in range(rounds):
+                    progress(f"{agent} agent, {workers} workers: round {number + 1} of {rounds}")
+                    await measure_load(results, agent, workers, servers, levels, seconds)
+                    if (agent, workers) == ("heavy", WORKERS):
+                        await measure_large_state(results, servers, 3)
+        progress("ends, idleness, memory")
+        await measure_own(results, pythons[OURS], folder, rounds)
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the report, and keep it where asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="of everything (default: 5)")
+    add("--seconds", type=float, default=2.0, help="of each side at each level (default: 2)")
+    add("--quick", action="store_true", help="one short round")
+    add("--alone", action="store_true", help="without the original")
+    add("--environments", type=Path, default=CACHE, help="where the environments are kept")
+    add(
+        "--results", type=Path, nargs="?", const=RESULTS, metavar="DIR",
+        help="write serve.md and serve.json there (without DIR: benchmarks/results)",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        results = trio.run(run, given)
+    except ChildError as error:
+        raise SystemExit(f"the original {error}; --alone leaves it out") from error
+    report = markdown(results, judge(results))
+    print(report)
+    if given.results:
+        given.results.mkdir(parents=True, exist_ok=True)
+        (given.results / "serve.md").write_text(report)
+        (given.results / "serve.json").write_text(to_json(results.document()))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import sys
 
 import click
 
+from motus._version import __version__
 from motus.serve.cli import serve
 
 __all__ = ["main"]
 
 
 @click.group(invoke_without_command=True)
+@click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Agents and task graphs on structured concurrency."""

@@ -24,7 +24,11 @@ PURE = {
     "motus.runtime.graph",
     "motus.runtime.node",
     "motus.runtime.policy",
+    "motus.serve.cli.prompts",
+    "motus.serve.cli.text",
+    "motus.serve.access",
     "motus.serve.session",
+    "motus.serve.webhook_rules",
     "motus.serve.wire",
 }
 IMPURE = {
@@ -36,7 +40,8 @@ IMPURE = {
 # A package may import those of its own level or below, never one above it.
 LEVELS = (
     {"motus.errors", "motus.messages", "motus._version"},
-    {"motus.runtime"},
+    # The one part of the server that agents and their tools call.
+    {"motus.runtime", "motus.serve.interrupt"},
     {"motus.guardrails", "motus.models", "motus.tools", "motus.memory"},
     {"motus.agent"},
     {"motus.testing"},

@@ -10,6 +10,7 @@ import pytest
 
 from examples import code_census
 from motus.models import ChatMessage
+from tests.serve.support import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,3 +77,29 @@ def test_the_demo() -> None:
     assert files > 500
     assert "Status: ok" in done.stdout
     assert "read 200 of" in done.stderr
+
+
+def test_the_embedded_server() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.embedded"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, *answers, last = done.stdout.splitlines()
+    assert first.startswith("Serving on http://127.0.0.1:")
+    assert sorted(answers) == ["# Census of email", "# Census of json"]
+    assert last == "The server is gone."
+
+
+def test_the_client_in_plain_http(tmp_path: Path) -> None:
+    answers = ['{"answers": {"Where should it go?": ["asia", "europe"]}}']
+    answers += ['{"approved": true}', '{"approved": true}', "12"]
+    with ServerProcess("examples.human_in_the_loop:agent", tmp_path / "log") as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "examples.http_client", server.url, "1.3"],
+            cwd=ROOT, input="\n".join(answers), capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert server.http.get("/sessions").json() == []
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "> **1.3** goes to asia, europe at 12 o'clock."

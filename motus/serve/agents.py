@@ -21,11 +21,15 @@ from motus.messages import ChatMessage
 __all__ = [
     "AgentLoadError",
     "AgentTarget",
+    "LoadedAgent",
     "ServableAgent",
+    "choose_backend",
     "load_agent",
     "locate_agent",
     "parse_import_path",
 ]
+
+BACKENDS = ("trio", "asyncio")
 
 
 @runtime_checkable
@@ -53,6 +57,14 @@ class AgentTarget:
 
     import_path: str
     search_path: str | None = None
+
+
+@attrs.frozen
+class LoadedAgent:
+    """What serves a turn, and the event loop it runs in: "trio" or "asyncio"."""
+
+    call: Callable[..., Any]
+    backend: str
 
 
 def parse_import_path(import_path: str) -> tuple[str, str]:
@@ -101,6 +113,28 @@ def _servable(found: Any, import_path: str) -> Callable[..., Any]:
     if callable(found) and not isinstance(found, type):
         return cast(Callable[..., Any], found)
     raise AgentLoadError(f"'{import_path}' is not a ServableAgent, OpenAI Agent, or callable")
+
+
+def choose_backend(agent: Callable[..., Any], setting: str | None, variable: str | None) -> str:
+    """The event loop for an agent: "trio" or "asyncio".
+
+    The operator's setting goes first, then the attribute `motus_backend` of the agent or of the
+    object whose `run_turn` it is, then the value of MOTUS_BACKEND, then trio. Raises
+    `AgentLoadError` for another name.
+    """
+    own = getattr(agent, "motus_backend", None)
+    if own is None:
+        own = getattr(getattr(agent, "__self__", None), "motus_backend", None)
+    for source, name in (
+        ("The setting of the backend", setting),
+        ("The agent's motus_backend", own),
+        ("MOTUS_BACKEND", variable or None),
+    ):
+        if name in BACKENDS:
+            return str(name)
+        if name is not None:
+            raise AgentLoadError(f"{source} must be 'trio' or 'asyncio', not {name!r:.40}")
+    return BACKENDS[0]
 
 
 def locate_agent(agent: object) -> AgentTarget:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -15,14 +17,22 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 
+from motus.errors import MotusError
+from motus.serve.apidocs import render
+from motus.serve.config import ServerConfig
+from motus.serve.openapi import describe
+from motus.serve.pollers import TooManyPollersError
 from motus.serve.schemas import (
+    SESSION_UUID,
+    Cancelled,
     Health,
-    MessageAccepted,
     RequestError,
     SessionResponse,
+    SessionStatus,
     SessionSummary,
     parse_message,
     parse_new_session,
+    parse_resume,
     parse_wait,
     to_json,
 )
@@ -30,19 +40,34 @@ from motus.serve.session import (
     Session,
     SessionBusyError,
     SessionDeletedError,
+    SessionNotWaitingError,
     SessionView,
+    Status,
+    UnknownInterruptError,
 )
 from motus.serve.store import SessionExistsError, SessionStore, StoreFullError
-from motus.serve.turns import ServerStoppingError, Turns
+from motus.serve.turns import ServerFullError, ServerStoppingError, Turns
 
-__all__ = ["MAX_BODY_BYTES", "create_app"]
+__all__ = ["create_app"]
 
 T = TypeVar("T")
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
-MAX_BODY_SECONDS = 60.0
 # Decoding a longer body than this takes long enough to be felt by everyone else.
 MAX_INLINE_BODY_BYTES = 1 << 16
+# What is full now is likely to have room after that many seconds, and asking again is cheap.
+RETRY_AFTER_SECONDS = 1
+
+REFUSALS: dict[type[MotusError], int] = {
+    SessionBusyError: 409,
+    SessionDeletedError: 404,
+    SessionExistsError: 409,
+    SessionNotWaitingError: 409,
+    UnknownInterruptError: 404,
+    ServerFullError: 503,
+    ServerStoppingError: 503,
+    StoreFullError: 503,
+    TooManyPollersError: 429,
+}
 
 
 class _Connection(TrioASGIHTTPConnection):
@@ -66,13 +91,13 @@ class _App(QuartTrio):
     asgi_http_class = _Connection
 
 
-def create_app(
-    turns: Turns, store: SessionStore, *, allow_custom_ids: bool, shutdown_timeout: float
-) -> QuartTrio:
+def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> QuartTrio:
     """An ASGI application for trio; the turns run from its startup to its shutdown."""
     # The framework would serve a folder of this package otherwise.
     app = _App("motus.serve", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = None
+    # It would answer with a redirect to wherever the Host header says.
+    app.url_map.merge_slashes = False
 
     @app.before_serving
     async def _start() -> None:
@@ -80,7 +105,7 @@ def create_app(
 
     @app.after_serving
     async def _stop() -> None:
-        await turns.drain(shutdown_timeout)
+        await turns.drain(config.shutdown_timeout)
         turns.close()
 
     @app.after_request
@@ -95,6 +120,16 @@ def create_app(
     async def _request_error(error: RequestError) -> Response:
         return _json({"detail": error.detail}, error.status)
 
+    async def _refusal(error: MotusError) -> Response:
+        status = REFUSALS[type(error)]
+        response = _json({"detail": str(error)}, status)
+        if status in (429, 503):
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return response
+
+    for kind in REFUSALS:
+        app.register_error_handler(kind, _refusal)
+
     @app.errorhandler(HTTPException)
     async def _http_error(error: HTTPException) -> Response:
         response = _json({"detail": error.name}, error.code or 500)
@@ -105,7 +140,31 @@ def create_app(
 
     @app.get("/health")
     async def _health() -> Response:
-        return _json(Health("ok", turns.max_workers, turns.running_workers, len(store)))
+        return _json(
+            Health(
+                "ok",
+                turns.max_workers,
+                turns.running_workers,
+                len(store),
+                turns.queued,
+                turns.interrupted,
+                turns.workers_mode,
+            )
+        )
+
+    description = describe()
+    openapi = to_json(description)
+    docs = render(description)
+
+    @app.get("/openapi.json")
+    async def _describe() -> Response:
+        return Response(openapi, 200, content_type="application/json")
+
+    @app.get("/docs")
+    async def _show_docs() -> Response:
+        response = Response(docs.html, 200, content_type="text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = docs.content_security_policy
+        return response
 
     @app.post("/sessions")
     async def _create_session() -> Response:
@@ -113,23 +172,19 @@ def create_app(
 
     @app.put("/sessions/<session_id>")
     async def _create_session_as(session_id: str) -> Response:
-        if not allow_custom_ids:
+        if not config.allow_custom_ids:
             raise RequestError(405, "Custom session IDs are not enabled")
-        if not _is_uuid(session_id):
+        if re.fullmatch(SESSION_UUID, session_id) is None:
             raise RequestError(400, "Session ID must be a valid UUID")
         return await create(session_id)
 
     async def create(session_id: str) -> Response:
-        new = await _read(parse_new_session)
+        parse = partial(parse_new_session, max_state_size=config.max_state_size)
+        new = await read(parse)
         session = Session(
             session_id, anyio.current_time(), state=new.state, message_count=new.message_count
         )
-        try:
-            store.add(session)
-        except SessionExistsError as error:
-            raise RequestError(409, str(error)) from error
-        except StoreFullError as error:
-            raise RequestError(503, str(error)) from error
+        store.add(session)
         return _json(SessionResponse.of(session.view()), 201, location=f"/sessions/{session_id}")
 
     @app.get("/sessions")
@@ -163,17 +218,25 @@ def create_app(
 
     @app.post("/sessions/<session_id>/messages")
     async def _send_message(session_id: str) -> Response:
-        message = await _read(parse_message)
+        new = await read(parse_message)
+        turns.post(find(session_id), new.message, new.webhook)
+        accepted = SessionStatus(session_id, Status.RUNNING)
+        return _json(accepted, 202, location=f"/sessions/{session_id}")
+
+    @app.post("/sessions/<session_id>/resume")
+    async def _resume(session_id: str) -> Response:
+        body = await read(parse_resume)
         session = find(session_id)
-        try:
-            turns.post(session, message)
-        except SessionBusyError as error:
-            raise RequestError(409, str(error)) from error
-        except SessionDeletedError as error:
-            raise RequestError(404, str(error)) from error
-        except ServerStoppingError as error:
-            raise RequestError(503, str(error)) from error
-        return _json(MessageAccepted(session_id), 202, location=f"/sessions/{session_id}")
+        turns.resume(session, body.interrupt_id, body.value)
+        return _json(SessionStatus(session_id, session.status))
+
+    @app.post("/sessions/<session_id>/cancel")
+    async def _cancel(session_id: str) -> Response:
+        session = find(session_id)
+        cancelled = await turns.cancel(session)
+        if session.deleting:
+            raise SessionDeletedError("Session deleted")
+        return _json(Cancelled(session_id, session.status, cancelled))
 
     def find(session_id: str) -> Session:
         session = store.get(session_id)
@@ -181,19 +244,18 @@ def create_app(
             raise RequestError(404, "Session not found")
         return session
 
+    async def read(parse: Callable[[bytes, str], T]) -> T:
+        """The parsed body. Raises `RequestError`."""
+        # Not `request.get_json`: it answers 500 to deep nesting and to what is not UTF-8.
+        data = await _body(config)
+        if len(data) <= MAX_INLINE_BODY_BYTES:
+            return parse(data, request.mimetype)
+        return await anyio.to_thread.run_sync(parse, data, request.mimetype)
+
     return app
 
 
-async def _read(parse: Callable[[bytes, str], T]) -> T:
-    """The parsed body. Raises `RequestError`."""
-    # Not `request.get_json`: it answers 500 to deep nesting and to what is not UTF-8.
-    data = await _body()
-    if len(data) <= MAX_INLINE_BODY_BYTES:
-        return parse(data, request.mimetype)
-    return await anyio.to_thread.run_sync(parse, data, request.mimetype)
-
-
-async def _body() -> bytes:
+async def _body(config: ServerConfig) -> bytes:
     """The whole body. Raises `RequestError` when it is too long or takes too long.
 
     Not left to the framework's own limit: it answers while the body is still coming, which
@@ -201,19 +263,19 @@ async def _body() -> bytes:
     """
     data = bytearray()
     received = 0
-    with anyio.move_on_after(MAX_BODY_SECONDS) as scope:
+    with anyio.move_on_after(config.body_timeout) as scope:
         async for chunk in request.body:
             received += len(chunk)
-            if received <= MAX_BODY_BYTES:
+            if received <= config.max_body_size:
                 data += chunk
-            elif received > 2 * MAX_BODY_BYTES:
+            elif received > 2 * config.max_body_size:
                 break
         else:
             g.body_is_read = True
     if scope.cancelled_caught:
         raise RequestError(408, "Request body took too long")
-    if received > MAX_BODY_BYTES:
-        raise RequestError(413, f"Request body is too large (at most {MAX_BODY_BYTES} bytes)")
+    if received > config.max_body_size:
+        raise RequestError(413, f"Request body is too large (at most {config.max_body_size} bytes)")
     return bytes(data)
 
 
@@ -222,10 +284,3 @@ def _json(body: object, status: int = 200, *, location: str | None = None) -> Re
     if location is not None:
         response.headers["Location"] = location
     return response
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -10,29 +10,52 @@ import attrs
 from cattrs import BaseValidationError
 
 from motus.errors import MotusError, ProtocolError
-from motus.messages import ChatMessage, make_converter, structure_problems
-from motus.serve.session import Session, SessionView
+from motus.messages import ChatMessage, make_converter, message_to_json, structure_problems
+from motus.serve.session import CallWebhook, Session, SessionView, Status, Webhook
 from motus.serve.wire import decode_json, encode_json, encode_state
 
 __all__ = [
+    "FALSE_WORDS",
     "MAX_WAIT_SECONDS",
+    "MAX_WEBHOOK_LENGTH",
+    "SESSION_UUID",
+    "TRUE_WORDS",
+    "WEBHOOK_TOKEN",
+    "WEBHOOK_URL",
+    "Cancelled",
+    "CreateSessionBody",
+    "ErrorBody",
     "Health",
-    "MessageAccepted",
+    "InterruptInfo",
+    "NewMessage",
     "NewSession",
     "RequestError",
+    "ResumeBody",
     "SessionResponse",
+    "SessionStatus",
     "SessionSummary",
+    "ShapeErrorBody",
+    "ShapeProblem",
+    "WebhookField",
     "parse_message",
     "parse_new_session",
+    "parse_resume",
     "parse_wait",
     "to_json",
+    "webhook_payload",
 ]
 
 T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 300.0
-_TRUE = {"true", "1", "yes", "on"}
-_FALSE = {"false", "0", "no", "off"}
+TRUE_WORDS = ("true", "1", "yes", "on")
+FALSE_WORDS = ("false", "0", "no", "off")
+# Both end up in another server's request. These are regular expressions to JSON Schema as well.
+WEBHOOK_URL = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?#][!-~]*)?"
+WEBHOOK_TOKEN = r"[!-~]{1,4096}"  # noqa: S105  # what one may look like
+MAX_WEBHOOK_LENGTH = 2048
+# A UUID in its usual form only: others would be second names for the same session.
+SESSION_UUID = "-".join(f"[0-9A-Fa-f]{{{length}}}" for length in (8, 4, 4, 4, 12))
 
 _converter = make_converter()
 
@@ -40,7 +63,7 @@ _converter = make_converter()
 class RequestError(MotusError):
     """The request cannot be served; `detail` is the body's `detail`, a text or a list."""
 
-    def __init__(self, status: int, detail: str | list[dict[str, Any]]) -> None:
+    def __init__(self, status: int, detail: str | list[ShapeProblem]) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
@@ -55,8 +78,33 @@ class NewSession:
 
 
 @attrs.frozen
-class _CreateSessionBody:
+class NewMessage:
+    """What a client says, and whom to call when the turn is over."""
+
+    message: ChatMessage
+    webhook: Webhook | None
+
+
+# What clients send. A message's body is a ChatMessage whose role may be missing, and a webhook.
+
+
+@attrs.frozen
+class CreateSessionBody:
     state: list[ChatMessage] | None = None
+
+
+@attrs.frozen
+class WebhookField:
+    webhook: Webhook | None = None
+
+
+@attrs.frozen
+class ResumeBody:
+    interrupt_id: str
+    value: Any
+
+
+# What they get.
 
 
 @attrs.frozen
@@ -65,19 +113,22 @@ class Health:
     max_workers: int
     running_workers: int
     total_sessions: int
+    queued_turns: int
+    interrupted_sessions: int
+    workers_mode: str | None
 
 
 @attrs.frozen
 class InterruptInfo:
     interrupt_id: str
     type: str
-    payload: Mapping[str, Any]
+    payload: dict[str, Any]
 
 
 @attrs.frozen
 class SessionResponse:
     session_id: str
-    status: str
+    status: Status
     response: ChatMessage | None
     error: str | None
     interrupts: list[InterruptInfo] | None
@@ -85,7 +136,7 @@ class SessionResponse:
     @classmethod
     def of(cls, view: SessionView) -> SessionResponse:
         interrupts = [
-            InterruptInfo(pending.interrupt_id, pending.type, pending.payload)
+            InterruptInfo(pending.interrupt_id, pending.type, dict(pending.payload))
             for pending in view.interrupts or ()
         ]
         return cls(view.session_id, view.status, view.response, view.error, interrupts or None)
@@ -95,7 +146,7 @@ class SessionResponse:
 class SessionSummary:
     session_id: str
     total_messages: int
-    status: str
+    status: Status
 
     @classmethod
     def of(cls, session: Session) -> SessionSummary:
@@ -103,9 +154,33 @@ class SessionSummary:
 
 
 @attrs.frozen
-class MessageAccepted:
+class SessionStatus:
     session_id: str
-    status: str = "running"
+    status: Status
+
+
+@attrs.frozen
+class Cancelled:
+    session_id: str
+    status: Status
+    cancelled: bool
+
+
+@attrs.frozen
+class ErrorBody:
+    detail: str
+
+
+@attrs.frozen
+class ShapeProblem:
+    loc: list[str | int]
+    msg: str
+    type: str = "value_error"
+
+
+@attrs.frozen
+class ShapeErrorBody:
+    detail: list[ShapeProblem]
 
 
 def to_json(body: object) -> bytes:
@@ -113,39 +188,74 @@ def to_json(body: object) -> bytes:
     return encode_json(_converter.unstructure(body))
 
 
-def parse_new_session(data: bytes, content_type: str) -> NewSession:
+def webhook_payload(call: CallWebhook) -> bytes:
+    """The body with which a webhook is called: what is null is left out."""
+    view = call.view
+    fields: dict[str, Any] = {"session_id": view.session_id, "status": view.status}
+    if view.response is not None:
+        fields["response"] = message_to_json(view.response, omit_none=True)
+    if view.error is not None:
+        fields["error"] = view.error
+    body = encode_json(fields)
+    if call.webhook.include_messages:
+        # The state is kept in the very form that belongs here, however long it is.
+        body = body[:-1] + b',"messages":' + call.state + b"}"
+    return body
+
+
+def parse_new_session(data: bytes, content_type: str, *, max_state_size: int) -> NewSession:
     """The body of a request that makes a session; it may be absent. Raises `RequestError`."""
-    body = _structure(_parse(data, content_type), _CreateSessionBody) if data else None
-    messages = body.state if body is not None and body.state is not None else []
-    return NewSession(encode_state(messages), len(messages))
+    value = _parse(data, content_type) if data else None
+    body = CreateSessionBody() if value is None else _structure(value, CreateSessionBody)
+    messages = body.state or []
+    state = encode_state(messages)
+    if len(state) > max_state_size:
+        raise RequestError(413, f"The state is too large (at most {max_state_size} bytes)")
+    return NewSession(state, len(messages))
 
 
-def parse_message(data: bytes, content_type: str) -> ChatMessage:
+def parse_message(data: bytes, content_type: str) -> NewMessage:
     """The body of a request that sends a message. Raises `RequestError`."""
     body = _parse(data, content_type)
     if isinstance(body, dict):
         body = {"role": "user", **body}
-        if body.get("webhook") is not None:
-            # Not to be ignored as other unknown keys are: the client would wait for the call.
-            _unprocessable(["body", "webhook"], "webhooks are not supported by this server")
-    return _structure(body, ChatMessage)
+    message = _structure(body, ChatMessage)
+    webhook = _structure(body, WebhookField).webhook
+    if webhook is not None:
+        if len(webhook.url) > MAX_WEBHOOK_LENGTH or not re.fullmatch(WEBHOOK_URL, webhook.url):
+            _unprocessable(
+                ["body", "webhook", "url"],
+                "expected an http or https URL, in ASCII, without user name and password",
+            )
+        token = webhook.token
+        if token is not None and not re.fullmatch(WEBHOOK_TOKEN, token):
+            _unprocessable(["body", "webhook", "token"], "expected visible ASCII characters")
+    return NewMessage(message, webhook)
+
+
+def parse_resume(data: bytes, content_type: str) -> ResumeBody:
+    """The body of a request that answers an interrupt. Raises `RequestError`."""
+    return _structure(_parse(data, content_type), ResumeBody)
 
 
 def parse_wait(arguments: Mapping[str, str]) -> float | None:
     """Seconds to wait for the end of a turn; None for an answer at once. Raises `RequestError`."""
     wait = arguments.get("wait", "false").lower()
-    if wait not in _TRUE | _FALSE:
+    if wait not in TRUE_WORDS + FALSE_WORDS:
         _unprocessable(["query", "wait"], "expected true or false")
     text = arguments.get("timeout")
-    seconds = MAX_WAIT_SECONDS
-    if text is not None:
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = math.nan
-        if not 0 <= seconds < math.inf:
-            _unprocessable(["query", "timeout"], "expected a number of seconds")
-    return min(seconds, MAX_WAIT_SECONDS) if wait in _TRUE else None
+    seconds = MAX_WAIT_SECONDS if text is None else _seconds(text)
+    return min(seconds, MAX_WAIT_SECONDS) if wait in TRUE_WORDS else None
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = decode_json(text.encode())
+    except (ProtocolError, UnicodeEncodeError):
+        value = None
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        _unprocessable(["query", "timeout"], "expected a number of seconds")
+    return value
 
 
 def _parse(data: bytes, content_type: str) -> Any:
@@ -166,15 +276,12 @@ def _structure(value: object, kind: type[T]) -> T:
     try:
         return _converter.structure(value, kind)
     except (BaseValidationError, TypeError, ValueError) as error:
-        raise RequestError(
-            422,
-            [_problem(["body", *p.path], p.message) for p in structure_problems(error)],
-        ) from error
-
-
-def _problem(location: list[str | int], message: str) -> dict[str, Any]:
-    return {"loc": location, "msg": message, "type": "value_error"}
+        problems = [
+            ShapeProblem(["body", *problem.path], problem.message)
+            for problem in structure_problems(error)
+        ]
+        raise RequestError(422, problems) from error
 
 
 def _unprocessable(location: list[str | int], message: str) -> NoReturn:
-    raise RequestError(422, [_problem(location, message)])
+    raise RequestError(422, [ShapeProblem(location, message)])

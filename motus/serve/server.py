@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from typing import Unpack
 
 import attrs
 import trio
@@ -20,20 +20,26 @@ from quart_trio import QuartTrio
 from motus.errors import MotusError
 from motus.serve.agents import locate_agent
 from motus.serve.app import create_app
-from motus.serve.http import HttpServer
-from motus.serve.logs import configure_logging
+from motus.serve.config import LOG_FORMATS, LOG_LEVELS, MoreSettings, ServerConfig
+from motus.serve.guard import Guard
+from motus.serve.http import HttpServer, allow_descriptors
+from motus.serve.logs import logging_to
 from motus.serve.store import MemoryStore
 from motus.serve.turns import Turns
+from motus.serve.webhooks import Webhooks
 from motus.serve.workers.pool import WorkerPool
 
 __all__ = ["AddressError", "AgentServer", "Serving"]
 
 logger = logging.getLogger("motus.serve")
 
-FALLBACK_WORKERS = 4
+STDERR = 2
 BACKLOG = 1024
 # For answers that are on their way when the last turn is over.
-HTTP_GRACE_SECONDS = 0.8
+HTTP_GRACE_SECONDS = 0.5
+# For webhooks, within what `shutdown_timeout` leaves; and for those of turns that it has ended.
+WEBHOOK_GRACE_SECONDS = 10.0
+LAST_WEBHOOK_SECONDS = 0.3
 
 
 class AddressError(MotusError):
@@ -61,7 +67,9 @@ class AgentServer:
 
     `max_workers` limits the turns that run at the same time (default: one for each CPU).
     `timeout` is for one turn, `ttl` for a session without activity, `shutdown_timeout` for the
-    turns that run when the server is told to stop, all in seconds, with 0 for no limit.
+    turns that run when the server is told to stop, all in seconds, with 0 for no limit. The other
+    keywords are those of `motus.serve.config.ServerConfig`; `auth_token` and `webhook_secret` are
+    taken from the environment when they are not given.
     """
 
     def __init__(
@@ -74,65 +82,100 @@ class AgentServer:
         max_sessions: int = 0,
         shutdown_timeout: float = 0,
         allow_custom_ids: bool = False,
+        **more: Unpack[MoreSettings],
     ) -> None:
-        workers = (os.cpu_count() or FALLBACK_WORKERS) if max_workers is None else max_workers
-        if workers < 1:
-            raise ValueError(f"max_workers must be at least 1, got {workers}")
-        for name, value in {
-            "ttl": ttl,
-            "timeout": timeout,
-            "max_sessions": max_sessions,
-            "shutdown_timeout": shutdown_timeout,
-        }.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must not be negative or infinite, got {value}")
-        self._target = locate_agent(agent_fn)
-        self._pool = WorkerPool(self._target)
-        self._shutdown_timeout = shutdown_timeout
-        store = MemoryStore(max_sessions)
-        self._turns = Turns(self._pool, store, max_workers=workers, timeout=timeout, ttl=ttl)
-        self._app = create_app(
-            self._turns,
-            store,
-            allow_custom_ids=allow_custom_ids,
+        if more.get("auth_token") is None:
+            more["auth_token"] = os.environ.get("MOTUS_AUTH_TOKEN") or None
+        if more.get("webhook_secret") is None:
+            more["webhook_secret"] = os.environ.get("MOTUS_WEBHOOK_SECRET") or None
+        self._config = config = ServerConfig(
+            max_workers=max_workers,
+            ttl=ttl,
+            timeout=timeout,
+            max_sessions=max_sessions,
             shutdown_timeout=shutdown_timeout,
+            allow_custom_ids=allow_custom_ids,
+            **more,
         )
+        self._target = locate_agent(agent_fn)
+        self._pool = WorkerPool(self._target, config)
+        store = MemoryStore(config.max_sessions)
+        self._webhooks = Webhooks(config)
+        self._turns = Turns(self._pool, store, config, self._webhooks)
+        self._app = create_app(self._turns, store, config)
+        # Quart's place for a layer around the application.
+        self._app.asgi_app = Guard(self._app.asgi_app, config)  # type: ignore[method-assign]  # as said
+        self._app.before_serving(self._start_workers)
+        self._app.before_serving(self._start_webhooks)
+        # After the function of `create_app` that ends the turns.
+        self._app.after_serving(self._drain_webhooks)
+        self._app.after_serving(self._stop_workers)
+
+    async def _start_workers(self) -> None:
+        # Not where `serving` has, which must know before it listens whether there is an agent.
+        if not self._pool.is_running:
+            await self._app.nursery.start(self._pool.run)
+
+    async def _stop_workers(self) -> None:
+        self._pool.close()
+
+    async def _start_webhooks(self) -> None:
+        await self._app.nursery.start(self._webhooks.run)
+
+    async def _drain_webhooks(self, seconds: float = WEBHOOK_GRACE_SECONDS) -> None:
+        if self._config.shutdown_timeout:
+            seconds = min(seconds, self._config.shutdown_timeout)
+        await self._webhooks.drain(seconds)
 
     @property
     def app(self) -> QuartTrio:
         """The ASGI application, for trio servers; turns run between its startup and shutdown."""
         return self._app
 
-    def run(self, host: str = "0.0.0.0", port: int = 8000, log_level: str = "info") -> None:  # noqa: S104  # the documented default
+    def run(
+        self,
+        host: str = "0.0.0.0",  # noqa: S104  # the documented default
+        port: int = 8000,
+        log_level: str = "info",
+        log_format: str = "text",
+    ) -> None:
         """Serve until SIGTERM or SIGINT, then let running turns finish; a second signal ends them.
 
         Prints one line with the address to stdout once connections are accepted, and configures
         logging. Raises `AgentLoadError` when the agent cannot be imported, `AddressError` when
         the address cannot be had.
         """
-        configure_logging(log_level)
-        trio.run(self._run, host, port)
+        if (log_level := log_level.lower()) not in LOG_LEVELS:
+            raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {log_level!r}")
+        if log_format not in LOG_FORMATS:
+            raise ValueError(f"log_format must be text or json, got {log_format!r}")
+        allow_descriptors(self._config.max_connections)
+        with logging_to(STDERR, log_level, log_format):
+            trio.run(self._run, host, port)
 
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Serving]:
         """Serve while the block runs, from the moment it is entered.
 
-        On leaving, running turns may finish within `shutdown_timeout`; when the block is left by
-        an exception or cancelled, they are stopped at once. Raises as `run` does; what the block
-        raises comes out in an exception group, as from every nursery.
+        On leaving, running turns may finish and webhooks be delivered within `shutdown_timeout`;
+        when the block is left by an exception or cancelled, they are stopped at once. Raises as
+        `run` does; what the block raises comes out in an exception group, as from every nursery.
         """
-        await self._pool.check(partial(logger.warning, "%s"))
-        with _listen(host, port) as listener:
-            http = HttpServer(self._app, listener)
+        async with _ending_nursery() as home, self._listening(home, host, port) as listener:
+            http = HttpServer(self._app, listener, self._config)
             async with trio.open_nursery() as nursery:
                 await nursery.start(http.run)
                 try:
                     yield Serving(host, listener.getsockname()[1])
                     http.stop_accepting()
-                    await self._turns.drain(self._shutdown_timeout)
+                    ends = trio.current_time() + (self._config.shutdown_timeout or math.inf)
+                    await self._turns.drain(self._config.shutdown_timeout)
+                    left = max(ends - trio.current_time(), LAST_WEBHOOK_SECONDS)
+                    await self._drain_webhooks(min(left, WEBHOOK_GRACE_SECONDS))
                 finally:
                     http.stop_accepting()
                     self._turns.stop_all()
+                    self._webhooks.give_up()
                     with trio.CancelScope(shield=True):
                         await self._turns.drain(0)
                         # Who waited for the last turn is answered; who does not read is not.
@@ -142,6 +185,15 @@ class AgentServer:
                         with trio.move_on_after(HTTP_GRACE_SECONDS):
                             await http.wait_stopped()
                     nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _listening(
+        self, home: trio.Nursery, host: str, port: int
+    ) -> AsyncIterator[socket.socket]:
+        """A listening socket, once the agent has been imported."""
+        await home.start(self._pool.run)
+        with _listen(host, port) as listener:
+            yield listener
 
     async def _run(self, host: str, port: int) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -155,6 +207,7 @@ class AgentServer:
                     if stopping.is_set():
                         logger.warning("%s again: ending all turns", name)
                         self._turns.stop_all()
+                        self._webhooks.give_up()
                         continue
                     logger.info("%s: no new turns; waiting for those that run", name)
                     stopping.set()

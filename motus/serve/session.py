@@ -7,18 +7,23 @@ The rules of this room:
   is deleted and created again under the same id never sees the outcome of an old turn.
 - Only `TurnSucceeded` replaces the state. However else a turn ends, the conversation is as it was
   before the turn.
-- A status changes in one synchronous step. Whoever reports that a turn was stopped (`TurnFailed`,
-  `TurnCancelled`, `SessionDeleted`) does so when nothing of that turn is alive any more.
+- The first word about how a turn ends is the last one. After the worker's answer nothing can stop
+  the turn; once it is being stopped, for whatever reason, its worker is not heard any more.
+- A status changes in one synchronous step. A turn that does not answer leaves it with `TurnEnded`,
+  which is reported when nothing of that turn is alive any more.
 - What a client asks at a wrong moment raises and changes nothing.
 
 Statuses and what moves them; a pair that is not in the table is refused or stale:
 
-    idle, error   MessagePosted    -> running
-    running       InterruptRaised  -> interrupted
-    interrupted   InterruptRaised  -> interrupted
-    interrupted   ResumePosted     -> interrupted, or running with the last one
-    running, interrupted   TurnSucceeded -> idle;  TurnFailed -> error;  TurnCancelled -> idle
-    any           SessionDeleted   -> gone
+    idle, error            MessagePosted    -> running
+    running                InterruptRaised  -> interrupted
+    interrupted            InterruptRaised  -> interrupted
+    interrupted            ResumePosted     -> interrupted, or running with the last one
+    running, interrupted   TurnSucceeded    -> idle
+    running, interrupted   TurnFailed       -> error
+    running, interrupted   CancelRequested, StopRequested: the same status, being stopped
+    running, interrupted   TurnEnded        -> idle when it was cancelled, otherwise error
+    any                    SessionDeleted   -> gone
 """
 
 from __future__ import annotations
@@ -36,12 +41,15 @@ from motus.serve.wire import EMPTY_STATE
 __all__ = [
     "AGENT_TIMED_OUT",
     "SHUTTING_DOWN",
+    "CallWebhook",
+    "CancelRequested",
     "DeletionRequested",
     "DeliverResume",
     "Event",
     "Instruction",
     "InterruptRaised",
     "MessagePosted",
+    "PauseTurn",
     "PendingInterrupt",
     "ResumePosted",
     "Session",
@@ -52,11 +60,14 @@ __all__ = [
     "SessionView",
     "StartTurn",
     "Status",
-    "TurnCancelled",
+    "StopRequested",
+    "StopTurn",
+    "TurnEnded",
     "TurnFailed",
     "TurnSucceeded",
     "UnknownInterruptError",
     "WakeWaiters",
+    "Webhook",
     "worker_died",
 ]
 
@@ -85,11 +96,20 @@ class SessionNotWaitingError(MotusError):
 
 
 class UnknownInterruptError(MotusError):
-    """A resume named an interrupt that does not exist, or that has its value already."""
+    """A resume named an interrupt for which nobody waits: never raised, resumed, or given up."""
 
 
 class SessionDeletedError(MotusError):
     """The session is gone, or about to be."""
+
+
+@attrs.frozen
+class Webhook:
+    """Whom to call when the turn is over, with which bearer token, and how much to tell."""
+
+    url: str
+    token: str | None = attrs.field(default=None, repr=False)
+    include_messages: bool = False
 
 
 # Events: what happened.
@@ -99,6 +119,7 @@ class SessionDeletedError(MotusError):
 class MessagePosted:
     turn_id: str
     message: ChatMessage
+    webhook: Webhook | None = None
 
 
 @attrs.frozen
@@ -116,6 +137,8 @@ class ResumePosted:
 
 @attrs.frozen
 class TurnSucceeded:
+    """The worker answered."""
+
     turn_id: str
     response: ChatMessage
     state: bytes
@@ -124,13 +147,31 @@ class TurnSucceeded:
 
 @attrs.frozen
 class TurnFailed:
+    """The worker answered with an error."""
+
     turn_id: str
     error: str
 
 
 @attrs.frozen
-class TurnCancelled:
+class CancelRequested:
+    """The client wants the turn stopped, whatever it has done so far."""
+
+
+@attrs.frozen
+class StopRequested:
+    """The server wants the turn stopped, and `error` says why."""
+
     turn_id: str
+    error: str
+
+
+@attrs.frozen
+class TurnEnded:
+    """Nothing of the turn is alive any more; `error` is why, unless it was being stopped."""
+
+    turn_id: str
+    error: str
 
 
 @attrs.frozen
@@ -149,7 +190,9 @@ Event: TypeAlias = (
     | ResumePosted
     | TurnSucceeded
     | TurnFailed
-    | TurnCancelled
+    | CancelRequested
+    | StopRequested
+    | TurnEnded
     | DeletionRequested
     | SessionDeleted
 )
@@ -166,6 +209,13 @@ class StartTurn:
 
 
 @attrs.frozen
+class PauseTurn:
+    """A human is waited for: others may have the worker slot, and the deadline stands still."""
+
+    turn_id: str
+
+
+@attrs.frozen
 class DeliverResume:
     turn_id: str
     interrupt_id: str
@@ -174,7 +224,7 @@ class DeliverResume:
 
 @attrs.frozen
 class StopTurn:
-    """End the turn and everything below it, then report `SessionDeleted`."""
+    """End whatever lives of the session's turns, then report `TurnEnded`."""
 
 
 @attrs.frozen
@@ -184,7 +234,19 @@ class WakeWaiters:
     view: SessionView | None
 
 
-Instruction: TypeAlias = StartTurn | DeliverResume | StopTurn | WakeWaiters
+@attrs.frozen
+class CallWebhook:
+    """Tell the webhook how the turn ended; `state` is the conversation after it, encoded."""
+
+    webhook: Webhook
+    turn_id: str
+    view: SessionView
+    state: bytes = attrs.field(repr=False)
+
+
+Instruction: TypeAlias = (
+    StartTurn | PauseTurn | DeliverResume | StopTurn | WakeWaiters | CallWebhook
+)
 
 
 @attrs.frozen
@@ -210,11 +272,20 @@ class SessionView:
     interrupts: tuple[PendingInterrupt, ...] | None = None
 
 
+@attrs.frozen
+class _Stopping:
+    """How the turn will have ended; without an error it was cancelled by a client."""
+
+    error: str | None
+
+
 # Takes the session and the event; what the table's methods have in common.
 _Step: TypeAlias = Callable[[Any, Any], list[Instruction]]
 
 _RESTING = (Status.IDLE, Status.ERROR)
 _BUSY = (Status.RUNNING, Status.INTERRUPTED)
+_FROM_CLIENT = (MessagePosted, ResumePosted, CancelRequested)
+_FROM_WORKER = (InterruptRaised, TurnSucceeded, TurnFailed)
 
 
 def _table(
@@ -240,6 +311,8 @@ class Session:
         self._error: str | None = None
         self._interrupts: dict[str, PendingInterrupt] = {}
         self._turn_id: str | None = None
+        self._webhook: Webhook | None = None
+        self._stopping: _Stopping | None = None
         self._last_activity = now
         self._deleting = False
 
@@ -265,6 +338,16 @@ class Session:
     def deleting(self) -> bool:
         return self._deleting
 
+    @property
+    def cancelling(self) -> bool:
+        """Whether the turn is being stopped because a client cancelled it."""
+        return self._stopping == _Stopping(None) and not self._deleting
+
+    @property
+    def pending(self) -> Mapping[str, PendingInterrupt]:
+        """The interrupts that wait for a value, in the order in which they were raised."""
+        return self._interrupts
+
     def view(self) -> SessionView:
         return SessionView(
             self.session_id,
@@ -276,8 +359,13 @@ class Session:
 
     def expires_at(self, ttl: float) -> float | None:
         """When `ttl` seconds without activity are over; None while a turn is not."""
-        resting = self._status in (Status.IDLE, Status.ERROR) and not self._deleting
+        resting = self._status in _RESTING and not self._deleting
         return self._last_activity + ttl if resting else None
+
+    def abandoned_at(self, interrupt_ttl: float) -> float | None:
+        """When `interrupt_ttl` seconds without interrupt or resume are over; None if none waits."""
+        waiting = self._status is Status.INTERRUPTED and self._stopping is None
+        return self._last_activity + interrupt_ttl if waiting else None
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take in what happened and say what is to be done, in this order.
@@ -286,14 +374,16 @@ class Session:
         `SessionDeletedError`, each with the text for the client, when a client asked for what
         cannot be now; the session is unchanged then.
         """
+        from_client = isinstance(event, _FROM_CLIENT)
+        if from_client and self._deleting:
+            raise SessionDeletedError("Session deleted")
         step = self._transitions.get((self._status, type(event)))
         if step is None:
             self._refuse(event)
             return []
-        if isinstance(event, MessagePosted | ResumePosted):
-            if self._deleting:
-                raise SessionDeletedError("Session deleted")
-        elif getattr(event, "turn_id", self._turn_id) != self._turn_id:
+        if not from_client and getattr(event, "turn_id", self._turn_id) != self._turn_id:
+            return []
+        if self._stopping is not None and isinstance(event, _FROM_WORKER):
             return []
         instructions = step(self, event)
         self._last_activity = now
@@ -308,18 +398,22 @@ class Session:
     def _start(self, event: MessagePosted) -> list[Instruction]:
         self._status = Status.RUNNING
         self._turn_id = event.turn_id
+        self._webhook = event.webhook
         self._response = None
         self._error = None
         return [StartTurn(event.turn_id, event.message, self._state)]
 
     def _interrupt(self, event: InterruptRaised) -> list[Instruction]:
         self._interrupts[event.interrupt_id] = PendingInterrupt(event.interrupt_id, event.payload)
-        first = self._status is Status.RUNNING
+        if self._status is Status.INTERRUPTED:
+            return []
         self._status = Status.INTERRUPTED
-        return [WakeWaiters(self.view())] if first else []
+        return [PauseTurn(event.turn_id), WakeWaiters(self.view())]
 
     def _resume(self, event: ResumePosted) -> list[Instruction]:
         assert self._turn_id is not None
+        if self._stopping is not None:
+            raise UnknownInterruptError("Session not actively waiting for resume")
         if event.interrupt_id not in self._interrupts:
             raise UnknownInterruptError(f"Unknown interrupt_id: {event.interrupt_id}")
         del self._interrupts[event.interrupt_id]
@@ -334,23 +428,46 @@ class Session:
         return self._rest(Status.IDLE)
 
     def _fail(self, event: TurnFailed) -> list[Instruction]:
-        self._error = event.error
-        return self._rest(Status.ERROR)
+        return self._rest(Status.ERROR, event.error)
 
-    def _cancel(self, event: TurnCancelled) -> list[Instruction]:
-        return self._rest(Status.IDLE)
+    def _cancel(self, event: CancelRequested) -> list[Instruction]:
+        return self._stop(_Stopping(None))
 
-    def _rest(self, status: Status) -> list[Instruction]:
+    def _stop_turn(self, event: StopRequested) -> list[Instruction]:
+        return self._stop(_Stopping(event.error))
+
+    def _stop(self, stopping: _Stopping) -> list[Instruction]:
+        if self._stopping is not None:
+            return []
+        self._stopping = stopping
+        return [StopTurn()]
+
+    def _end(self, event: TurnEnded) -> list[Instruction]:
+        error = event.error if self._stopping is None else self._stopping.error
+        return self._rest(Status.IDLE if error is None else Status.ERROR, error)
+
+    def _rest(self, status: Status, error: str | None = None) -> list[Instruction]:
+        turn_id, webhook = self._turn_id, self._webhook
+        assert turn_id is not None
         self._status = status
-        self._turn_id = None
+        self._error = error
+        self._turn_id = self._webhook = self._stopping = None
         self._interrupts.clear()
-        # Whoever waits for a session that is being deleted hears of the deletion.
-        return [] if self._deleting else [WakeWaiters(self.view())]
+        if self._deleting:
+            # Whoever waits for a session that is being deleted hears of the deletion.
+            return []
+        view = self.view()
+        instructions: list[Instruction] = [WakeWaiters(view)]
+        if webhook is not None:
+            instructions.append(CallWebhook(webhook, turn_id, view, self._state))
+        return instructions
 
-    def _stop(self, event: DeletionRequested) -> list[Instruction]:
+    def _request_deletion(self, event: DeletionRequested) -> list[Instruction]:
         if self._deleting:
             return []
         self._deleting = True
+        if self._turn_id is not None and self._stopping is None:
+            self._stopping = _Stopping(None)
         return [StopTurn()]
 
     def _delete(self, event: SessionDeleted) -> list[Instruction]:
@@ -364,7 +481,9 @@ class Session:
         ((Status.INTERRUPTED,), ResumePosted, _resume),
         (_BUSY, TurnSucceeded, _succeed),
         (_BUSY, TurnFailed, _fail),
-        (_BUSY, TurnCancelled, _cancel),
-        (tuple(Status), DeletionRequested, _stop),
+        (_BUSY, CancelRequested, _cancel),
+        (_BUSY, StopRequested, _stop_turn),
+        (_BUSY, TurnEnded, _end),
+        (tuple(Status), DeletionRequested, _request_deletion),
         (tuple(Status), SessionDeleted, _delete),
     )

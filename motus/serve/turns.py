@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import uuid
+from collections import deque
 from functools import partial
+from typing import Any, Protocol
 
 import anyio
 import attrs
@@ -17,95 +19,134 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from motus.errors import MotusError, ProtocolError
 from motus.messages import ChatMessage
+from motus.serve.agents import AgentLoadError
+from motus.serve.config import ServerConfig
+from motus.serve.interrupt import MAX_MESSAGE_BYTES
+from motus.serve.pollers import Pollers, sweep
 from motus.serve.session import (
     AGENT_TIMED_OUT,
     SHUTTING_DOWN,
+    CallWebhook,
+    CancelRequested,
     DeletionRequested,
     DeliverResume,
     Event,
     InterruptRaised,
     MessagePosted,
+    PauseTurn,
+    ResumePosted,
     Session,
     SessionDeleted,
     SessionView,
     StartTurn,
     Status,
+    StopRequested,
     StopTurn,
-    TurnCancelled,
+    TurnEnded,
     TurnFailed,
     TurnSucceeded,
     WakeWaiters,
+    Webhook,
     worker_died,
 )
+from motus.serve.slots import Slots
 from motus.serve.store import SessionStore
-from motus.serve.wire import Failure, Interrupt, Result, Resume, Turn, encode_frame
+from motus.serve.wire import Failure, Interrupt, Result, Resume, Turn, encode_frame, encode_json
 from motus.serve.workers.pool import Worker, WorkerDiedError, WorkerPool
 
-__all__ = ["ServerStoppingError", "Turns"]
+__all__ = [
+    "ServerFullError",
+    "ServerStoppingError",
+    "Turns",
+    "WebhookDelivery",
+]
 
 logger = logging.getLogger("motus.serve")
 agent_logger = logging.getLogger("motus.serve.agent")
 
 # From the answer to the exit of the worker, which has nothing left to do then.
 EXIT_GRACE_SECONDS = 3.0
-# Between two sweeps for expired sessions, at least, however many expire one after the other.
-SWEEP_PAUSE_SECONDS = 0.25
+# For a worker that means harm; each is as long as an interrupt may be, and kept.
+MAX_PENDING_INTERRUPTS = 1000
 
 
 class ServerStoppingError(MotusError):
     """The server takes no new turns. Try another one, or later."""
 
 
+class ServerFullError(MotusError):
+    """As many turns wait for a worker as may. Try again later."""
+
+
+class WebhookDelivery(Protocol):
+    """Calls webhooks, in its own time."""
+
+    def deliver(self, call: CallWebhook) -> None:
+        """Take the call over; returns at once, raises nothing."""
+        ...
+
+
 @attrs.define(eq=False)
 class _LiveTurn:
-    """A turn of which something may be alive: the scope it runs in, and how to end it."""
+    """A turn of which something may be alive: the scope it runs in, and what it holds."""
 
     session: Session
     turn_id: str
+    # Seconds that are left of the turn's time, while its deadline stands still.
+    time_left: float
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
-    worker: Worker | None = None
     ended: anyio.Event = attrs.field(factory=anyio.Event)
-    # What to report when it has been stopped; without one, the deadline stopped it.
-    stopped_as: Event | None = None
+    has_slot: bool = False
+    worker: Worker | None = None
+    tasks: TaskGroup | None = None
+    # Values on their way to the worker, the one that is being sent included.
+    deliveries: deque[Resume] = attrs.field(factory=deque)
 
-    def stop(self, report: Event) -> None:
-        if self.stopped_as is None:
-            self.stopped_as = report
-            self.scope.cancel()
+    @property
+    def answered(self) -> bool:
+        return self.session.turn_id != self.turn_id
 
+    def set_clock(self) -> None:
+        """Have the deadline come nearer only while the turn runs and has a slot."""
+        running = self.has_slot and not self.answered and self.session.status is Status.RUNNING
+        if running and self.scope.deadline == math.inf:
+            self.scope.deadline = anyio.current_time() + self.time_left
+        elif not running and self.scope.deadline != math.inf:
+            self.time_left = self.scope.deadline - anyio.current_time()
+            self.scope.deadline = math.inf
 
-@attrs.define(eq=False)
-class _Wake:
-    """Those who wait for one session to stop running, and what they will be told."""
-
-    event: anyio.Event = attrs.field(factory=anyio.Event)
-    view: SessionView | None = None
+    @property
+    def ids(self) -> dict[str, str]:
+        """For log records."""
+        return {"session_id": self.session.session_id, "turn_id": self.turn_id}
 
 
 class Turns:
-    """Runs turns, at most `max_workers` at a time; the others wait for a slot in order.
+    """Runs turns, at most `config.max_workers` at a time; the others wait for a slot in order.
 
-    `timeout` is in seconds from the moment a turn has its slot; `ttl` in seconds since a
-    session's last activity. Zero switches either off.
+    A turn holds a slot while its session is running. One that waits for a human holds none, and
+    its deadline stands still; the first value that it gets takes a slot again, ahead of the turns
+    that have not begun, and the deadline goes on. Where other interrupts of the same turn are still
+    open, the slot is given back once the value is with the worker.
     """
 
     def __init__(
         self,
         pool: WorkerPool,
         store: SessionStore,
-        *,
-        max_workers: int,
-        timeout: float = 0,
-        ttl: float = 0,
+        config: ServerConfig,
+        webhooks: WebhookDelivery,
     ) -> None:
         self._pool = pool
         self._store = store
-        self._max_workers = max_workers
-        self._slots = anyio.CapacityLimiter(max_workers)
-        self._timeout = timeout or math.inf
-        self._ttl = ttl
-        self._live: dict[str, _LiveTurn] = {}
-        self._wakes: dict[Session, _Wake] = {}
+        self._config = config
+        self._webhooks = webhooks
+        self._slots = Slots(config.max_workers)
+        self._live: dict[Session, dict[str, _LiveTurn]] = {}
+        self._interrupted: set[Session] = set()
+        # Turns that have not had a slot yet, those included that are about to find one free.
+        self._not_begun = 0
+        self._pollers = Pollers(config.max_pollers)
         self._deletions: dict[Session, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
         self._closing = anyio.Event()
@@ -113,12 +154,27 @@ class Turns:
 
     @property
     def max_workers(self) -> int:
-        return self._max_workers
+        return self._config.max_workers
 
     @property
     def running_workers(self) -> int:
         """Worker slots in use; a slot is free again when its worker's exit is confirmed."""
-        return self._slots.borrowed_tokens
+        return self._slots.taken
+
+    @property
+    def queued(self) -> int:
+        """Turns that wait for a slot, to begin or to go on."""
+        return self._slots.waiting
+
+    @property
+    def interrupted(self) -> int:
+        """Sessions that wait for a human."""
+        return len(self._interrupted)
+
+    @property
+    def workers_mode(self) -> str | None:
+        """How workers are started: "fork" or "exec"; None while that is not known."""
+        return self._pool.mode
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Be the home of the turns until `close` is called; then none of them is left.
@@ -129,8 +185,10 @@ class Turns:
         self._draining = False
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            if self._ttl:
-                tasks.start_soon(self._sweep)
+            if ttl := self._config.ttl:
+                tasks.start_soon(sweep, self._store, ttl, Session.expires_at, self._expire)
+            if ttl := self._config.interrupt_ttl:
+                tasks.start_soon(sweep, self._store, ttl, Session.abandoned_at, self._abandon)
             task_status.started()
             await self._closing.wait()
             self.stop_all()
@@ -145,13 +203,12 @@ class Turns:
     async def drain(self, grace: float) -> None:
         """Take no new turns and return when none is left.
 
-        Turns that wait for a human end at once; the others have `grace` seconds, 0 for as long as
-        they need. Cancelling it ends the waiting only.
+        Turns that wait for a human end at once, also those that come to it from now on; the others
+        have `grace` seconds, 0 for as long as they need. Cancelling it ends the waiting only.
         """
         self._draining = True
-        for live in list(self._live.values()):
-            if live.session.status is Status.INTERRUPTED:
-                live.stop(TurnFailed(live.turn_id, SHUTTING_DOWN))
+        for session in list(self._interrupted):
+            self._stop(session, SHUTTING_DOWN)
         with anyio.move_on_after(grace or None):
             await self._all_ended()
         self.stop_all()
@@ -159,28 +216,51 @@ class Turns:
 
     def stop_all(self) -> None:
         """Stop every turn now; their sessions end in an error that says so."""
-        for live in list(self._live.values()):
-            live.stop(TurnFailed(live.turn_id, SHUTTING_DOWN))
+        for session, turns in list(self._live.items()):
+            self._stop(session, SHUTTING_DOWN)
+            # Those as well that have answered, and of which only the process is left.
+            for live in turns.values():
+                live.scope.cancel()
 
-    def post(self, session: Session, message: ChatMessage) -> None:
-        """Start a turn. Raises what `Session.handle` does, and `ServerStoppingError`."""
+    def post(self, session: Session, message: ChatMessage, webhook: Webhook | None = None) -> None:
+        """Start a turn.
+
+        Raises what `Session.handle` does, `ServerStoppingError` and `ServerFullError`.
+        """
         if self._draining:
             raise ServerStoppingError(SHUTTING_DOWN)
         self._home()
-        self._apply(session, MessagePosted(uuid.uuid4().hex, message))
+        room = self._slots.free + self._config.max_queued
+        if session.turn_id is None and self._not_begun >= room:
+            raise ServerFullError("Too many turns are waiting for a worker")
+        self._apply(session, MessagePosted(uuid.uuid4().hex, message, webhook))
+
+    def resume(self, session: Session, interrupt_id: str, value: Any) -> None:
+        """Send the value for which an interrupt waits; the turn gets it when it has a slot.
+
+        Raises what `Session.handle` does.
+        """
+        self._apply(session, ResumePosted(interrupt_id, value))
+
+    async def cancel(self, session: Session) -> bool:
+        """Stop what the session runs; False when there was nothing to cancel.
+
+        Returns when nothing of it is alive. Raises what `Session.handle` does. Cancelling it ends
+        the waiting only.
+        """
+        self._apply(session, CancelRequested())
+        cancelling = session.cancelling
+        for live in list(self._live.get(session, {}).values()):
+            await live.ended.wait()
+        return cancelling
 
     async def wait(self, session: Session, seconds: float) -> SessionView | None:
         """The session as soon as it is not running, or as it is after `seconds`.
 
-        None when it was deleted meanwhile. Cancelling it ends the waiting only.
+        None when it was deleted meanwhile. Raises `TooManyPollersError`. Cancelling it ends the
+        waiting only.
         """
-        if session.status is Status.RUNNING:
-            wake = self._wakes.setdefault(session, _Wake())
-            with anyio.move_on_after(seconds):
-                await wake.event.wait()
-                # As it was at that instant: another turn may be running by now.
-                return wake.view
-        return session.view()
+        return await self._pollers.wait(session, seconds)
 
     async def delete(self, session: Session) -> bool:
         """Stop what the session runs and forget it; True when this call was the one to do it.
@@ -198,7 +278,7 @@ class Turns:
         return True
 
     async def _finish_deletion(self, session: Session, done: anyio.Event) -> None:
-        while (live := self._live_turn_of(session)) is not None:
+        for live in list(self._live.get(session, {}).values()):
             await live.ended.wait()
         self._forget(session)
         del self._deletions[session]
@@ -209,37 +289,54 @@ class Turns:
         self._apply(session, SessionDeleted())
         logger.info("session deleted", extra={"session_id": session.session_id})
 
-    def _live_turn_of(self, session: Session) -> _LiveTurn | None:
-        return next((live for live in self._live.values() if live.session is session), None)
+    def _stop(self, session: Session, error: str) -> None:
+        if session.turn_id is not None:
+            self._apply(session, StopRequested(session.turn_id, error))
 
     async def _all_ended(self) -> None:
-        while waiting := [live.ended for live in self._live.values()] + [*self._deletions.values()]:
+        while waiting := [
+            *(live.ended for turns in self._live.values() for live in turns.values()),
+            *self._deletions.values(),
+        ]:
             await waiting[0].wait()
 
     def _apply(self, session: Session, event: Event) -> None:
-        for instruction in session.handle(event, anyio.current_time()):
+        instructions = session.handle(event, anyio.current_time())
+        if session.status is Status.INTERRUPTED:
+            self._interrupted.add(session)
+        else:
+            self._interrupted.discard(session)
+        for instruction in instructions:
             match instruction:
                 case StartTurn():
                     self._start(session, instruction)
-                case WakeWaiters(view):
-                    if (wake := self._wakes.pop(session, None)) is not None:
-                        wake.view = view
-                        wake.event.set()
+                case PauseTurn(turn_id):
+                    live = self._live[session][turn_id]
+                    # Otherwise the slot is needed, and given back after that.
+                    if not live.deliveries:
+                        self._give_slot(live)
+                    live.set_clock()
+                case DeliverResume(turn_id, interrupt_id, value):
+                    live = self._live[session][turn_id]
+                    assert live.tasks is not None
+                    live.deliveries.append(Resume(turn_id, interrupt_id, value))
+                    if len(live.deliveries) == 1:
+                        live.tasks.start_soon(self._deliver, live)
+                    live.set_clock()
                 case StopTurn():
                     # All of them: the worker of an answered turn may not have exited yet.
-                    for live in list(self._live.values()):
-                        if live.session is session:
-                            live.stop(TurnCancelled(live.turn_id))
-                case DeliverResume(turn_id, interrupt_id, value):
-                    worker = self._live[turn_id].worker
-                    assert worker is not None
-                    frame = encode_frame(Resume(turn_id, interrupt_id, value))
-                    self._home().start_soon(worker.send, frame)
+                    for live in self._live.get(session, {}).values():
+                        live.scope.cancel()
+                case WakeWaiters(view):
+                    self._pollers.wake(session, view)
+                case CallWebhook():
+                    self._webhooks.deliver(instruction)
 
     def _start(self, session: Session, start: StartTurn) -> None:
-        tasks = self._home()
-        live = self._live[start.turn_id] = _LiveTurn(session, start.turn_id)
-        tasks.start_soon(self._run, live, start)
+        live = _LiveTurn(session, start.turn_id, self._config.timeout or math.inf)
+        self._live.setdefault(session, {})[start.turn_id] = live
+        self._not_begun += 1
+        self._home().start_soon(self._run, live, start)
 
     def _home(self) -> TaskGroup:
         if self._tasks is None:
@@ -247,104 +344,141 @@ class Turns:
         return self._tasks
 
     async def _run(self, live: _LiveTurn, start: StartTurn) -> None:
-        ids = {"session_id": live.session.session_id, "turn_id": live.turn_id}
         # Unless something below says otherwise, the task was cancelled with the whole server.
-        outcome: Event | None = TurnFailed(live.turn_id, SHUTTING_DOWN)
+        error = SHUTTING_DOWN
         try:
             with live.scope:
-                async with self._slots:
-                    live.scope.deadline = anyio.current_time() + self._timeout
-                    logger.info("turn started", extra=ids)
-                    outcome = await self._serve(live, start)
+                try:
+                    await self._take_slot(live)
+                finally:
+                    self._not_begun -= 1
+                logger.info("turn started", extra=live.ids)
+                await self._serve(live, start)
             if live.scope.cancelled_caught:
-                outcome = live.stopped_as or TurnFailed(live.turn_id, AGENT_TIMED_OUT)
-        except OSError as error:
-            outcome = TurnFailed(live.turn_id, _not_started(error))
+                # Or because the turn was to be stopped, which the session knows better.
+                error = AGENT_TIMED_OUT
+        except OSError as problem:
+            error = _not_started(problem)
+        except AgentLoadError as problem:
+            error = str(problem)
         # A mistake of ours in one turn must not end the turns of everyone else.
         except Exception:  # as said above; it is logged
-            logger.exception("turn failed inside the server", extra=ids)
-            outcome = TurnFailed(live.turn_id, "Internal error")
+            logger.exception("turn failed inside the server", extra=live.ids)
+            error = "Internal error"
         finally:
-            # Stale, and so without effect, when the worker's answer has been reported already.
-            if outcome is not None:
-                self._apply(live.session, outcome)
-            del self._live[live.turn_id]
+            self._give_slot(live)
+            if not live.answered:
+                self._apply(live.session, TurnEnded(live.turn_id, error))
+                if (shown := live.session.view().error) is not None:
+                    logger.warning("turn failed: %s", shown, extra=live.ids)
+            turns = self._live[live.session]
+            del turns[live.turn_id]
+            if not turns:
+                del self._live[live.session]
             live.ended.set()
-            if isinstance(outcome, TurnFailed):
-                logger.warning("turn failed: %s", outcome.error, extra=ids)
-            logger.info("turn over: session %s", live.session.status, extra=ids)
+            logger.info("turn over: session %s", live.session.status, extra=live.ids)
 
-    async def _serve(self, live: _LiveTurn, start: StartTurn) -> Event | None:
-        """Have a worker serve the turn; the event to report now that it is gone, if any."""
-        ids = {"session_id": live.session.session_id, "turn_id": live.turn_id}
-        on_output = partial(agent_logger.info, "%s", extra=ids)
+    async def _take_slot(self, live: _LiveTurn, *, ahead: bool = False) -> None:
+        await self._slots.take(ahead=ahead)
+        live.has_slot = True
+        live.set_clock()
+
+    def _give_slot(self, live: _LiveTurn) -> None:
+        if live.has_slot:
+            live.has_slot = False
+            live.set_clock()
+            self._slots.give()
+
+    async def _serve(self, live: _LiveTurn, start: StartTurn) -> None:
+        """Have a worker serve the turn, report its answer, and see it go."""
         turn = Turn(live.session.session_id, start.turn_id, start.message, start.state)
         try:
             frame = encode_frame(turn)
         except ProtocolError as error:
-            return TurnFailed(live.turn_id, f"The conversation is too long: {error}")
-        async with self._pool.worker(on_output) as worker:
-            live.worker = worker
-            try:
-                await worker.send(frame)
-                await self._listen(live, worker)
-            except WorkerDiedError as error:
-                return TurnFailed(live.turn_id, worker_died(str(error)))
-            except OSError as error:
-                return TurnFailed(live.turn_id, _not_started(error))
-            except ProtocolError as error:
-                return TurnFailed(live.turn_id, f"Worker broke the protocol: {error}")
-            # The turn is answered: what is left is to see the worker go.
-            live.scope.deadline = math.inf
+            self._stop(live.session, f"The conversation is too long: {error}")
+            return
+        on_output = partial(agent_logger.info, "%s", extra=live.ids)
+        async with self._pool.worker(on_output) as live.worker:
+            async with anyio.create_task_group() as live.tasks:
+                try:
+                    await live.worker.send(frame)
+                    await self._listen(live, live.worker)
+                except WorkerDiedError as error:
+                    self._stop(live.session, worker_died(str(error)))
+                except OSError as error:
+                    self._stop(live.session, _not_started(error))
+                except ProtocolError as error:
+                    self._stop(live.session, f"Worker broke the protocol: {error}")
+                live.tasks.cancel_scope.cancel()
+            live.set_clock()
             with anyio.move_on_after(EXIT_GRACE_SECONDS):
-                await worker.wait_exited()
-        return None
+                await live.worker.wait_exited()
 
     async def _listen(self, live: _LiveTurn, worker: Worker) -> None:
-        """Take the worker's messages until the one that answers the turn, which is reported."""
-        while True:
+        """Report what the worker says, until that is an answer."""
+        while not live.answered:
             message = await worker.receive()
             if getattr(message, "turn_id", None) not in (live.turn_id, None):
                 raise ProtocolError("an answer to another turn")
             match message:
                 case Interrupt():
-                    self._apply(
-                        live.session,
-                        InterruptRaised(live.turn_id, message.interrupt_id, message.payload),
-                    )
+                    self._take_interrupt(live, message)
                 case Result():
-                    event = TurnSucceeded(
-                        live.turn_id, message.response, message.state, message.message_count
-                    )
-                    self._apply(live.session, event)
-                    return
+                    self._apply(live.session, self._outcome(live, message))
                 case Failure():
-                    ids = {"session_id": live.session.session_id, "turn_id": live.turn_id}
-                    logger.warning("agent failed: %s", message.error, extra=ids)
+                    logger.warning("agent failed: %s", message.error, extra=live.ids)
                     for line in message.traceback.splitlines():
-                        agent_logger.error("%s", line, extra=ids)
+                        agent_logger.error("%s", line, extra=live.ids)
                     self._apply(live.session, TurnFailed(live.turn_id, message.error))
-                    return
                 case _:
                     continue  # Ready: the turn is in its pipe already
 
-    async def _sweep(self) -> None:
-        """Forget each session whose time is over, within a second."""
-        while True:
-            now = anyio.current_time()
-            times = {session: session.expires_at(self._ttl) for session in self._store}
-            for session, time in times.items():
-                if time is not None and time <= now and self._live_turn_of(session) is None:
-                    self._apply(session, DeletionRequested())
-                    self._forget(session)
-            # No session that is made or used from now on can expire before that.
-            coming = [
-                time
-                for session, time in times.items()
-                if time is not None and self._store.get(session.session_id) is session
-            ]
-            wake_at = min([now + self._ttl, *coming])
-            await anyio.sleep(max(wake_at - now, SWEEP_PAUSE_SECONDS))
+    def _outcome(self, live: _LiveTurn, result: Result) -> TurnSucceeded | TurnFailed:
+        size, limit = len(result.state), self._config.max_state_size
+        if size > limit:
+            error = f"The conversation is too long: {size} bytes (at most {limit})"
+            return TurnFailed(live.turn_id, error)
+        return TurnSucceeded(live.turn_id, result.response, result.state, result.message_count)
+
+    def _take_interrupt(self, live: _LiveTurn, message: Interrupt) -> None:
+        session, limit = live.session, self._config.max_interrupted
+        if live.scope.cancel_called:
+            # It was on its way already when the turn's time was over.
+            return
+        if message.interrupt_id in session.pending:
+            raise ProtocolError("two interrupts with one id")
+        if len(session.pending) >= MAX_PENDING_INTERRUPTS:
+            raise ProtocolError("too many interrupts at a time")
+        if len(encode_json(message.payload)) > MAX_MESSAGE_BYTES:
+            raise ProtocolError("an interrupt that is too large")
+        if self._draining:
+            self._stop(session, SHUTTING_DOWN)
+        elif limit and session.status is Status.RUNNING and len(self._interrupted) >= limit:
+            self._stop(session, f"Too many sessions are interrupted (at most {limit})")
+        else:
+            self._apply(
+                session, InterruptRaised(live.turn_id, message.interrupt_id, message.payload)
+            )
+
+    async def _deliver(self, live: _LiveTurn) -> None:
+        """Send the worker its values, in order, with a slot for what it does with them."""
+        assert live.worker is not None
+        if not live.has_slot:
+            await self._take_slot(live, ahead=True)
+        while live.deliveries:
+            await live.worker.send(encode_frame(live.deliveries[0]))
+            live.deliveries.popleft()
+        if live.session.status is Status.INTERRUPTED:
+            self._give_slot(live)
+
+    def _expire(self, session: Session) -> None:
+        # The process of its last turn may still be there; its time comes then.
+        if session not in self._live:
+            self._apply(session, DeletionRequested())
+            self._forget(session)
+
+    def _abandon(self, session: Session) -> None:
+        self._stop(session, f"No reply to an interrupt within {self._config.interrupt_ttl:g} s")
 
 
 def _not_started(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""What the server and a worker say to each other: a closed union of messages, in frames.
+"""What the server says to its workers and their template: closed unions of messages, in frames.
 
 A frame is a 4-byte big-endian length, then that many bytes: a JSON object on one line, and, for
 the messages that carry a session's state, a newline and the state. The state is a JSON list of
@@ -30,17 +30,28 @@ from motus.messages import (
 
 __all__ = [
     "EMPTY_STATE",
+    "FROM_TEMPLATE",
     "FROM_WORKER",
+    "MAX_DEPTH",
     "MAX_FRAME_BYTES",
+    "TO_TEMPLATE",
     "TO_WORKER",
+    "Changed",
+    "Exited",
     "Failure",
+    "Fork",
+    "Forked",
     "FrameDecoder",
+    "FromTemplate",
     "FromWorker",
-    "Hello",
     "Interrupt",
+    "Message",
+    "NotForked",
+    "Prepared",
     "Ready",
     "Result",
     "Resume",
+    "ToTemplate",
     "ToWorker",
     "Turn",
     "decode_json",
@@ -84,15 +95,8 @@ class Resume:
 
 
 @attrs.frozen
-class Hello:
-    """The worker's first frame, sent before it runs any code of the agent."""
-
-    pid: int = attrs.field(validator=attrs.validators.ge(2))
-
-
-@attrs.frozen
 class Ready:
-    """The worker has imported the agent."""
+    """The worker has imported the agent; one that was forked says nothing."""
 
 
 @attrs.frozen
@@ -118,7 +122,7 @@ class Result:
 class Failure:
     """The turn has no answer: `error` is for the client, `traceback` for the log.
 
-    `turn_id` is None where the agent could not be imported.
+    `turn_id` is None where the agent could not be imported; the template says so, too.
     """
 
     turn_id: str | None
@@ -126,18 +130,75 @@ class Failure:
     traceback: str
 
 
+@attrs.frozen
+class Fork:
+    """To the template: make a worker. Its channel and where it prints come with the frame."""
+
+    worker_id: str
+
+
+@attrs.frozen
+class Prepared:
+    """The template can make workers; `mode` is "fork" or "exec"."""
+
+    mode: str = attrs.field(validator=attrs.validators.in_(("fork", "exec")))
+
+
+@attrs.frozen
+class Forked:
+    """The worker's process is there; a descriptor that stands for it comes with the frame."""
+
+    worker_id: str
+    pid: int = attrs.field(validator=attrs.validators.ge(2))
+
+
+@attrs.frozen
+class NotForked:
+    """There is no such worker; `error_number` is the system's reason."""
+
+    worker_id: str
+    error_number: int = attrs.field(validator=attrs.validators.ge(1))
+
+
+@attrs.frozen
+class Exited:
+    """Nothing of the worker is alive. `status` is its exit code, or a signal's negative number."""
+
+    worker_id: str
+    status: int
+
+
+@attrs.frozen
+class Changed:
+    """The files that the template has imported are not what they were."""
+
+
 ToWorker: TypeAlias = Turn | Resume
-FromWorker: TypeAlias = Hello | Ready | Interrupt | Result | Failure
+FromWorker: TypeAlias = Ready | Interrupt | Result | Failure
+ToTemplate: TypeAlias = Fork
+FromTemplate: TypeAlias = Prepared | Failure | Forked | NotForked | Exited | Changed
+Message: TypeAlias = ToWorker | FromWorker | ToTemplate | FromTemplate
 
 TO_WORKER: dict[str, type[ToWorker]] = {"turn": Turn, "resume": Resume}
 FROM_WORKER: dict[str, type[FromWorker]] = {
-    "hello": Hello,
     "ready": Ready,
     "interrupt": Interrupt,
     "result": Result,
     "failure": Failure,
 }
-_TAGS: dict[type[Any], str] = {kind: tag for tag, kind in (TO_WORKER | FROM_WORKER).items()}
+TO_TEMPLATE: dict[str, type[ToTemplate]] = {"fork": Fork}
+FROM_TEMPLATE: dict[str, type[FromTemplate]] = {
+    "prepared": Prepared,
+    "failure": Failure,
+    "forked": Forked,
+    "not_forked": NotForked,
+    "exited": Exited,
+    "changed": Changed,
+}
+_TAGS: dict[type[Any], str] = {
+    kind: tag for kinds in (TO_WORKER, FROM_WORKER, TO_TEMPLATE, FROM_TEMPLATE)
+    for tag, kind in cast(dict[str, type[Any]], kinds).items()
+}  # fmt: skip
 _WITH_STATE = (Turn, Result)
 
 M = TypeVar("M")
@@ -226,9 +287,7 @@ def decode_state(state: bytes) -> list[ChatMessage]:
         raise ProtocolError(f"malformed state: {error}") from error
 
 
-def encode_frame(
-    message: ToWorker | FromWorker, *, max_frame_bytes: int = MAX_FRAME_BYTES
-) -> bytes:
+def encode_frame(message: Message, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """The message as a whole frame. Raises `ProtocolError` for what no decoder would accept."""
     fields = _converter.unstructure(message)
     state = fields.pop("state", None)

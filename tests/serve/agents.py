@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -15,6 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from motus.models import ChatMessage
+from motus.serve.interrupt import interrupt
 
 State = list[ChatMessage]
 Answer = tuple[ChatMessage, State]
@@ -237,3 +239,17 @@ def big(message: ChatMessage, state: State) -> Answer:
     """Answer with as many bytes of state as the message says."""
     text = ChatMessage.assistant_message("x" * int(message.content or "0"))
     return ChatMessage.assistant_message("done"), [text]
+
+
+async def ask_words(message: ChatMessage, state: State) -> Answer:
+    """Ask as many things at once as the message has words, and answer with what was told."""
+    words = ("what" if message.content is None else message.content).split()[:3]
+    told: dict[int, object] = {}
+
+    async def ask(number: int, word: str) -> None:
+        told[number] = await interrupt({"type": "user_input", "word": word, "pid": os.getpid()})
+
+    async with anyio.create_task_group() as tasks:
+        for number, word in enumerate(words):
+            tasks.start_soon(ask, number, word)
+    return _answer(json.dumps([told[number] for number in sorted(told)]), message, state)

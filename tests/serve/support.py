@@ -18,6 +18,7 @@ import httpx
 import trio
 
 from motus.serve import AgentServer
+from tests.serve.contract import check_answer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -116,19 +117,28 @@ async def served(agent: object, **options: Any) -> AsyncIterator[Api]:
     server = AgentServer(agent, **options)
     async with (
         server.serving() as serving,
-        httpx.AsyncClient(base_url=serving.url, timeout=PATIENCE * 2, trust_env=False) as http,
+        httpx.AsyncClient(
+            base_url=serving.url,
+            timeout=PATIENCE * 2,
+            trust_env=False,
+            event_hooks={"response": [check_answer]},
+        ) as http,
     ):
         yield Api(server, http)
 
 
 class ServerProcess:
-    """`python -m motus.serve start` on a free port; killed at the end if it is still there."""
+    """`python -m motus.serve start` on a free port; killed at the end if it is still there.
+
+    The agent is one of tests/serve/agents.py, or a whole import path.
+    """
 
     def __init__(self, agent: str, log: Path, *options: str) -> None:
         self._log = log
+        path = agent if ":" in agent else f"tests.serve.agents:{agent}"
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "motus.serve", "start", f"tests.serve.agents:{agent}",
+                [sys.executable, "-m", "motus.serve", "start", path,
                  "--host", "127.0.0.1", "--port", "0", *options],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import trio
 
 from motus.serve import AgentServer
 from tests.serve import agents
-from tests.serve.support import Api, served, until_async
+from tests.serve.support import Api, alive, reported_async, served, until_async
 
 pytestmark = [pytest.mark.trio, pytest.mark.realtime]
 
@@ -27,7 +29,9 @@ async def test_a_session_from_its_creation_to_its_deletion() -> None:
         health = await api.http.get("/health")
         assert health.status_code == 200
         assert health.json() == {
-            "status": "ok", "max_workers": 3, "running_workers": 0, "total_sessions": 0
+            "status": "ok", "max_workers": 3, "running_workers": 0, "total_sessions": 0,
+            "queued_turns": 0, "interrupted_sessions": 0,
+            "workers_mode": health.json()["workers_mode"],
         }  # fmt: skip
 
         created = await api.http.post("/sessions")
@@ -196,7 +200,6 @@ BAD_BODIES: list[tuple[bytes, int]] = [
     (b'{"tool_calls": "abc"}', 422),
     (b'{"tool_calls": [{"id": 1}]}', 422),
     (b'{"user_params": []}', 422),
-    (b'{"content": "x", "webhook": {"url": "http://127.0.0.1/"}}', 422),
 ]
 
 
@@ -249,26 +252,6 @@ async def test_unknown_paths_and_methods_answer_in_json() -> None:
         wrong = await api.http.patch("/sessions")
         assert (wrong.status_code, wrong.json()) == (405, {"detail": "Method Not Allowed"})
         assert "POST" in wrong.headers["allow"]
-
-
-async def test_a_session_without_activity_expires(tmp_path: Path) -> None:
-    async with served(agents.wait_for_file, ttl=0.5) as api:
-        busy, idle = await api.create(), await api.create()
-        await api.post(busy, str(tmp_path))
-
-        async def total() -> int:
-            found: int = (await api.http.get("/health")).json()["total_sessions"]
-            return found
-
-        with trio.fail_after(20):
-            while await total() > 1:  # noqa: ASYNC110  # clients hear of it in no other way
-                await trio.sleep(0.05)
-        assert (await api.http.get(f"/sessions/{idle}")).status_code == 404
-        assert (await api.wait(busy, timeout=0))["status"] == "running"
-        (tmp_path / "go").touch()
-        with trio.fail_after(20):
-            while await total() > 0:  # noqa: ASYNC110  # clients hear of it in no other way
-                await trio.sleep(0.05)
 
 
 async def test_turns_beyond_the_workers_wait_for_a_slot(tmp_path: Path) -> None:
@@ -326,3 +309,95 @@ async def test_concurrent_sessions_do_not_mix() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(converse, api)
+
+
+async def resume_all(api: Api, session: str, seen: dict[str, Any]) -> dict[str, Any]:
+    """Answer what is asked, and what is asked after that; the session when the turn is over."""
+    while seen["status"] == "interrupted":
+        for pending in reversed(seen["interrupts"]):
+            word = pending["payload"]["word"]
+            body = {"interrupt_id": pending["interrupt_id"], "value": word * 2}
+            response = await api.http.post(f"/sessions/{session}/resume", json=body)
+            assert response.status_code == 200, response.text
+        seen = await api.wait(session)
+    return seen
+
+
+async def test_humans_in_the_loop_of_real_workers() -> None:
+    async with served(agents.ask_words, max_workers=1) as api:
+        sessions = [await api.create() for _ in range(3)]
+        views = [await api.turn(session, f"a{session[0]} b c") for session in sessions]
+        # None of them holds the only slot.
+        assert [view["status"] for view in views] == ["interrupted"] * 3
+        health = (await api.http.get("/health")).json()
+        assert (health["running_workers"], health["interrupted_sessions"]) == (0, 3)
+        assert await api.answer("") == "[]"
+        for session, view in zip(sessions, views, strict=True):
+            outcome = await resume_all(api, session, view)
+            told = json.loads(outcome["response"]["content"])
+            assert told == [f"a{session[0]}" * 2, "bb", "cc"]
+
+
+@pytest.mark.parametrize("interrupted", [True, False], ids=["interrupted", "running"])
+async def test_cancelling_ends_the_processes_of_the_turn(interrupted: bool, tmp_path: Path) -> None:
+    agent = agents.ask_words if interrupted else agents.hang
+    async with served(agent) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        pids = []
+        if interrupted:
+            assert (await api.wait(session))["status"] == "interrupted"
+        else:
+            pids = [await reported_async(tmp_path, name) for name in ("worker", "grandchild")]
+        with trio.fail_after(5):
+            response = await api.http.post(f"/sessions/{session}/cancel")
+        assert response.json() == {"session_id": session, "status": "idle", "cancelled": True}
+        assert not [pid for pid in pids if alive(pid)]
+        assert await api.messages(session) == []
+        assert (await api.http.get("/health")).json()["running_workers"] == 0
+
+
+async def test_cancelling_goes_on_without_its_client(tmp_path: Path) -> None:
+    async with served(agents.hang) as api:
+        session = await api.create()
+        await api.post(session, str(tmp_path))
+        worker = await reported_async(tmp_path, "worker")
+        with trio.move_on_after(0.001):
+            await api.http.post(f"/sessions/{session}/cancel")
+        response = await api.http.post(f"/sessions/{session}/cancel")
+        assert response.json()["status"] == "idle"
+        assert not alive(worker)
+
+
+async def test_a_stopped_worker_and_a_large_value_harm_nobody_else() -> None:
+    async with served(agents.ask_words, max_workers=2) as api:
+        session = await api.create()
+        [one, *_] = (await api.turn(session, "a"))["interrupts"]
+        os.kill(one["payload"]["pid"], signal.SIGSTOP)
+        body = {"interrupt_id": one["interrupt_id"], "value": "x" * 10_000_000}
+        response = await api.http.post(f"/sessions/{session}/resume", json=body)
+        assert response.json()["status"] == "running"
+        # Far more than fits between the processes, so the server is in the middle of sending it.
+        with trio.fail_after(10):
+            assert await api.answer("") == "[]"
+            cancelled = await api.http.post(f"/sessions/{session}/cancel")
+        assert cancelled.json()["cancelled"]
+        assert not alive(one["payload"]["pid"])
+
+
+async def test_a_session_made_again_under_its_id_knows_nothing_of_the_first() -> None:
+    async with served(agents.ask_words, allow_custom_ids=True) as api:
+        session = str(uuid.uuid4())
+        for _ in range(3):
+            assert (await api.http.put(f"/sessions/{session}")).status_code == 201
+            [one] = (await api.turn(session, "a"))["interrupts"]
+            body = {"interrupt_id": one["interrupt_id"], "value": 1}
+            deleted = await api.http.delete(f"/sessions/{session}")
+            assert deleted.status_code == 204
+            assert (await api.http.put(f"/sessions/{session}")).status_code == 201
+            refused = await api.http.post(f"/sessions/{session}/resume", json=body)
+            assert refused.status_code == 409
+            fresh = await api.wait(session)
+            assert (fresh["status"], fresh["response"], fresh["error"]) == ("idle", None, None)
+            assert not alive(one["payload"]["pid"])
+            await api.http.delete(f"/sessions/{session}")

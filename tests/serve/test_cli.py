@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.serve.support import ROOT, ServerProcess
+from tests.serve.support import ROOT, ServerProcess, alive, reported, until
+from tests.serve.terminals import CTRL_C, CTRL_D, PseudoTerminal, motus, motus_here
 
 pytestmark = pytest.mark.realtime
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess("fail", tmp_path / "log") as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess("fail", tmp_path_factory.mktemp("server") / "log") as server:
         yield server
 
 
-def motus(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "motus", *arguments],
-        cwd=ROOT, input=text, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    log = tmp_path_factory.mktemp("asking") / "log"
+    with ServerProcess("examples.human_in_the_loop:agent", log) as server:
+        yield server
+
+
+def create(server: ServerProcess) -> str:
+    # Not with the server's own client, whose connection would outlast the test.
+    made = httpx.post(f"{server.url}/sessions", trust_env=False)
+    return str(made.json()["session_id"])
 
 
 def session_of(stderr: str) -> str:
@@ -38,82 +45,214 @@ def session_of(stderr: str) -> str:
 
 
 def test_chat_with_one_message_prints_the_answer_alone(server: ServerProcess) -> None:
-    done = motus("serve", "chat", server.url, "fine")
+    done = motus("chat", server.url, "fine")
     assert (done.returncode, done.stdout) == (0, "fine\n")
     session = session_of(done.stderr)
-    again = motus("serve", "chat", server.url, "fine", "--session", session)
+    again = motus("chat", server.url, "fine", "--session", session)
     assert session_of(again.stderr) == session
-    assert len(json.loads(motus("serve", "messages", server.url, session).stdout)) == 4
+    assert len(json.loads(motus("messages", server.url, session).stdout)) == 4
 
 
-def test_chat_reads_a_pipe_line_by_line(server: ServerProcess) -> None:
-    done = motus("serve", "chat", server.url, "--rm", text="fine\n\nraise\nfine\n")
+def test_chat_reads_a_pipe_line_by_line_and_removes_its_session(server: ServerProcess) -> None:
+    done = motus("chat", server.url, "--rm", text="fine\n\nraise\nfine\n")
     assert (done.returncode, done.stdout) == (0, "fine\nfine\n")
     lines = done.stderr.splitlines()[1:]
     assert lines == ["Chat session started (Ctrl+C to quit)", "Error: ValueError: boom", "Bye!"]
-    assert motus("serve", "sessions", server.url).stdout == "[]\n"
-
-
-def test_chat_on_a_terminal_prompts_and_shows_that_it_works(server: ServerProcess) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "motus.serve", "chat", server.url],
-        cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**os.environ, "TERM": "dumb"},
-    )  # fmt: skip
-    os.close(theirs)
-    seen = ""
-    typed = iter([b"fine\n", b"\x04"])
-    with process, os.fdopen(ours, "r+b", buffering=0) as terminal:
-        while not seen.rstrip().endswith("Bye!"):
-            seen += terminal.read(1000).decode()
-            if seen.endswith("> "):
-                terminal.write(next(typed))
-                seen += "\n"
-    assert process.returncode == 0
-    assert "working ..." in seen
-    assert re.search(r"^Session: .*\nChat session started", seen.replace("\r", ""))
+    assert session_of(done.stderr) not in motus("sessions", server.url).stdout
 
 
 def test_the_commands_for_sessions(server: ServerProcess) -> None:
-    created = json.loads(motus("serve", "create", server.url).stdout)
+    created = json.loads(motus_here("create", server.url).stdout)
     session = created["session_id"]
     assert created == {"session_id": session, "status": "idle"}
-    sent = motus("serve", "send", server.url, session, "fine", "--wait", "--param", "n=5")
+    sent = motus_here(
+        "send", server.url, session, "fine", "--wait", "--param", "n=5", "--param", "s=x=y"
+    )
     assert json.loads(sent.stdout)["response"] == {"role": "assistant", "content": "fine"}
-    got = json.loads(motus("serve", "get", server.url, session, "--wait").stdout)
+    got = json.loads(motus_here("get", server.url, session, "--wait", "--timeout", "5").stdout)
     assert got["status"] == "idle"
-    [user, _] = json.loads(motus("serve", "messages", server.url, session).stdout)
-    assert user == {"role": "user", "content": "fine", "user_params": {"n": 5}}
-    accepted = json.loads(motus("serve", "send", server.url, session, "fine").stdout)
+    [user, _] = json.loads(motus_here("messages", server.url, session).stdout)
+    assert user == {"role": "user", "content": "fine", "user_params": {"n": 5, "s": "x=y"}}
+    accepted = json.loads(motus_here("send", server.url, session, "-", text="fine").stdout)
     assert accepted == {"session_id": session, "status": "running"}
-    deleted = motus("serve", "delete", server.url, session)
+    listed = json.loads(motus_here("sessions", server.url).stdout)
+    assert session in [one["session_id"] for one in listed]
+    deleted = motus_here("delete", server.url, session)
     assert deleted.stdout == f"Deleted session {session}\n"
 
 
-def test_health_is_three_lines(server: ServerProcess) -> None:
-    lines = motus("serve", "health", server.url).stdout.splitlines()
+def test_a_turn_that_failed_is_an_answer_unless_the_script_says_otherwise(
+    server: ServerProcess,
+) -> None:
+    session = create(server)
+    done = motus_here("send", server.url, session, "raise", "--wait")
+    assert (done.returncode, json.loads(done.stdout)["error"]) == (0, "ValueError: boom")
+    assert motus_here("get", server.url, session, "--fail").returncode == 3
+    assert motus_here("send", server.url, session, "fine", "--wait", "--fail").returncode == 0
+
+
+def test_health_is_three_lines_or_json(server: ServerProcess) -> None:
+    lines = motus("health", server.url).stdout.splitlines()
     assert lines[0] == "Status: ok"
-    assert re.fullmatch(r"Workers: 0/\d+", lines[1])
-    assert lines[2] == "Total sessions: 0"
+    assert re.fullmatch(r"Workers: \d+/\d+", lines[1])
+    assert re.fullmatch(r"Total sessions: \d+", lines[2])
+    assert json.loads(motus("health", server.url, "--json").stdout)["status"] == "ok"
+
+
+def test_interrupts_are_answered_and_turns_cancelled_by_commands(asking: ServerProcess) -> None:
+    session = create(asking)
+    sent = motus_here("send", asking.url, session, "1.2", "--wait", "--fail")
+    assert sent.returncode == 4
+    [asked] = json.loads(sent.stdout)["interrupts"]
+    value = json.dumps({"answers": {"Where should it go?": ["europe"]}})
+    resumed = motus_here("resume", asking.url, session, asked["interrupt_id"], value, "--wait")
+    [asked] = json.loads(resumed.stdout)["interrupts"]
+    assert asked["payload"]["tool_args"] == {"version": "1.2", "place": "europe"}
+    resumed = motus_here(
+        "resume", asking.url, session, asked["interrupt_id"], "--approve", "--wait"
+    )
+    [asked] = json.loads(resumed.stdout)["interrupts"]
+    assert asked["type"] == "release_hour"
+    done = motus_here("resume", asking.url, session, asked["interrupt_id"], "nine")
+    assert (done.returncode, "That is not JSON" in done.stderr) == (1, True)
+    resumed = motus_here(
+        "resume", asking.url, session, asked["interrupt_id"], "-", "--wait", text="9"
+    )
+    assert "goes to europe at 9 o'clock" in json.loads(resumed.stdout)["response"]["content"]
+    again = motus_here("resume", asking.url, session, asked["interrupt_id"], "9")
+    assert again.returncode == 1
+    assert again.stderr.startswith("Error: 4")
+
+    motus_here("send", asking.url, session, "1.3", "--wait")
+    cancelled = json.loads(motus_here("cancel", asking.url, session).stdout)
+    assert (cancelled["status"], cancelled["cancelled"]) == ("idle", True)
+    assert json.loads(motus_here("cancel", asking.url, session).stdout)["cancelled"] is False
+
+
+def test_a_command_that_makes_no_sense_exits_with_two(server: ServerProcess) -> None:
+    for arguments in (
+        ["resume", server.url, "s", "i"],
+        ["resume", server.url, "s", "i", "1", "--approve"],
+        ["send", server.url, "s", "x", "--webhook-token", "t"],
+        ["send", server.url, "s", "x", "--webhook-include-messages"],
+        ["get", server.url, "s", "--timeout", "nan"],
+        ["get", server.url, "s", "--timeout", "-1"],
+        ["chat"],
+    ):
+        done = motus_here(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
 
 
 def test_errors_exit_with_one(server: ServerProcess) -> None:
-    done = motus("serve", "get", server.url, "nobody")
+    done = motus_here("get", server.url, "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == 'Error: 404 - {"detail":"Session not found"}\n'
-    done = motus("serve", "chat", server.url, "x", "--param", "novalue")
+    done = motus_here("chat", server.url, "x", "--param", "novalue")
     assert done.returncode == 1
     assert done.stderr == "Error: Invalid --param format 'novalue'. Expected KEY=VALUE.\n"
-    done = motus("serve", "health", "http://127.0.0.1:9")
-    assert done.returncode == 1
-    assert done.stderr == "Error: Could not connect to http://127.0.0.1:9\n"
-    done = motus("serve", "health", "nonsense")
-    assert (done.returncode, done.stderr) == (1, "Error: Could not connect to nonsense\n")
+    for url in ("http://127.0.0.1:9", "127.0.0.1:9", "http://[::1", "http://nowhere.invalid"):
+        done = motus_here("health", url)
+        assert (done.returncode, done.stderr) == (1, f"Error: Could not connect to {url}\n")
 
 
-def test_without_a_command_there_is_help() -> None:
-    assert motus().returncode == 1
-    done = motus("serve")
+def test_the_token_of_the_environment_opens_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTUS_AUTH_TOKEN", "s3cret-and-long-enough")
+    with ServerProcess("echo", tmp_path / "log") as server:
+        refused = motus_here("create", server.url, MOTUS_AUTH_TOKEN="wr0ng")
+        assert (refused.returncode, refused.stderr[:11]) == (1, "Error: 401 ")
+        assert "s3cret" not in refused.stderr
+        done = motus_here("chat", server.url, "hello")
+        assert done.stdout == "hello\n"
+
+
+@pytest.mark.parametrize("module", ["motus", "motus.serve"])
+def test_without_a_command_there_is_help(module: str) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    if module == "motus":
+        assert run().returncode == 1
+        done = run("serve")
+    else:
+        done = run()
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("start", "chat", "health", "send"))
+    listed = re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE)
+    assert listed[:3] == ["start", "chat", "health"]
+    assert {"create", "sessions", "get", "delete", "messages", "send", "cancel", "resume"} < set(
+        listed
+    )
+    assert "MOTUS_AUTH_TOKEN" in done.stdout
+
+
+# The whole house, with a terminal
+
+
+def test_a_person_is_asked_on_a_terminal(asking: ServerProcess) -> None:
+    with PseudoTerminal("chat", asking.url, "--rm") as terminal:
+        terminal.until("> ")
+        terminal.type("1.2\r")
+        assert "[Release] Where should it go?" in terminal.until("[1-4]: ")
+        terminal.type("1, 4\r")
+        terminal.until("Your answer: ")
+        terminal.type("münchen\r")
+        first = terminal.until("Approve? [y/N]: ")
+        terminal.type("y\r" if "staging" in first else "n\r")
+        second = terminal.until("Approve? [y/N]: ")
+        terminal.type("n\r" if "staging" in first else "y\r")
+        assert 'place: "münchen"' in first + second
+        terminal.until("[warn] unknown interrupt type: release_hour")
+        terminal.until("skip): ")
+        terminal.type("12\r")
+        assert "1.2 goes to staging at 12 o'clock." in terminal.until("> ")
+        terminal.type(CTRL_D)
+        assert terminal.end() == (0, "\nBye!\n")
+    assert "\x1b[1m1.2" in terminal.output
+
+
+def test_an_interrupted_session_is_taken_up_again(asking: ServerProcess) -> None:
+    session = create(asking)
+    motus_here("send", asking.url, session, "1.2")
+    with PseudoTerminal("chat", asking.url, "--session", session) as terminal:
+        terminal.until("[1-4]: ")
+        terminal.type(CTRL_C)
+        assert "Cancelled" in terminal.until("> ")
+        terminal.type(CTRL_C)
+        assert terminal.end()[0] == 0
+    assert json.loads(motus_here("get", asking.url, session).stdout)["status"] == "idle"
+
+
+def test_ctrl_c_ends_the_turn_and_its_processes(tmp_path: Path) -> None:
+    with (
+        ServerProcess("hang", tmp_path / "log") as server,
+        PseudoTerminal("chat", server.url) as terminal,
+    ):
+        terminal.until("> ")
+        terminal.type(f"{tmp_path}\r")
+        worker, grandchild = reported(tmp_path, "worker"), reported(tmp_path, "grandchild")
+        terminal.type(CTRL_C)
+        terminal.until("Cancelled")
+        assert not alive(worker)
+        assert not alive(grandchild)
+        terminal.type(CTRL_C)
+        assert terminal.end()[0] == 0
+
+
+def test_a_killed_server_is_reported_and_the_chat_can_be_left(tmp_path: Path) -> None:
+    with (
+        ServerProcess("hang", tmp_path / "log") as server,
+        PseudoTerminal("chat", server.url) as terminal,
+    ):
+        terminal.until("> ")
+        terminal.type(f"{tmp_path}\r")
+        worker, grandchild = reported(tmp_path, "worker"), reported(tmp_path, "grandchild")
+        server.signal(signal.SIGKILL)
+        terminal.until(f"Could not connect to {server.url}; trying again for 30 s")
+        terminal.type(CTRL_C)
+        terminal.until(f"Error: Could not connect to {server.url}\n")
+        terminal.until("> ")
+        terminal.type(CTRL_C)
+        assert terminal.end()[0] == 0
+        until(lambda: not alive(worker) and not alive(grandchild), "the workers are gone")

@@ -12,6 +12,7 @@ import trio
 from motus.messages import ChatMessage
 from motus.serve.agents import AgentTarget
 from motus.serve.app import create_app
+from motus.serve.config import ServerConfig
 from motus.serve.logs import LogFormatter
 from motus.serve.session import Session
 from motus.serve.store import MemoryStore, SessionExistsError, StoreFullError
@@ -19,6 +20,7 @@ from motus.serve.turns import Turns
 from motus.serve.workers.output import MAX_LINE_BYTES, LineSplitter
 from motus.serve.workers.pool import WorkerPool
 from tests.serve import agents
+from tests.serve.fakes import Calls
 from tests.serve.support import served
 
 
@@ -83,10 +85,11 @@ def test_the_store_forgets_the_very_session_it_is_given() -> None:
 @pytest.mark.trio
 async def test_an_application_without_its_lifespan_says_what_is_missing() -> None:
     store = MemoryStore()
-    turns = Turns(WorkerPool(AgentTarget("x:y")), store, max_workers=1)
+    config = ServerConfig(max_workers=1)
+    turns = Turns(WorkerPool(AgentTarget("x:y")), store, config, Calls())
     with pytest.raises(RuntimeError, match="lifespan startup"):
         turns.post(Session("a", 0.0), ChatMessage.user_message("x"))
-    app = create_app(turns, store, allow_custom_ids=False, shutdown_timeout=0)
+    app = create_app(turns, store, config)
     client = app.test_client()
     assert (await client.get("/health")).status_code == 200
 
@@ -101,6 +104,8 @@ async def test_a_mistake_of_ours_is_a_500_in_json_without_details(
 
     async with served(agents.echo) as api:
         monkeypatch.setattr(Turns, "post", fail)
+        # It is not described, being no answer that anybody should get.
+        api.http.event_hooks = {}
         response = await api.post(await api.create(), "x")
         assert response.status_code == 500
         assert response.json() == {"detail": "Internal Server Error"}
@@ -127,9 +132,10 @@ async def test_a_worker_that_cannot_be_started_is_an_error_of_the_turn(
     def no_more(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
+    monkeypatch.setattr("motus.serve.workers.pool.SPARES", 0)
     async with served(agents.echo, max_workers=1) as api:
-        for target in ("socket.socketpair", "anyio.run_process"):
+        for target in ("socket.socketpair", "os.pipe"):
             with monkeypatch.context() as patch:
-                patch.setattr(f"motus.serve.workers.pool.{target}", no_more)
+                patch.setattr(f"motus.serve.workers.keeper.{target}", no_more)
                 assert await api.error("x") == "Worker could not be started: Too many open files"
         assert await api.answer("x") == "x"

@@ -116,7 +116,9 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(log: Path) -> None
         server.wait(session)
         host, _, port = server.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as client:
-            client.sendall(f"GET /sessions/{session}/messages HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            client.sendall(
+                f"GET /sessions/{session}/messages HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+            )
             assert client.recv(12) == b"HTTP/1.1 200"
             server.signal(signal.SIGTERM)
             assert server.process.wait(timeout=20) == 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import random
 import signal
 from pathlib import Path
 
@@ -207,41 +205,6 @@ async def test_deletion_goes_on_without_its_client(tmp_path: Path) -> None:
         again = await api.http.delete(f"/sessions/{session}")
         assert again.status_code in (204, 404)
         assert not alive(worker)
-
-
-def _children() -> set[int]:
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            found.update(int(pid) for pid in (task / "children").read_text().split())
-        except OSError:
-            continue  # the thread has ended meanwhile
-    return found
-
-
-async def test_a_worker_killed_at_any_moment_never_sticks_its_session() -> None:
-    trials = 1000 if os.environ.get("MOTUS_TEST_SIZE") == "soak" else 30
-    chance = random.Random(7)
-    outcomes = set()
-    async with served(agents.die) as api:
-        session = await api.create()
-        for _ in range(trials):
-            assert (await api.post(session, "fine")).status_code == 202
-            await trio.sleep(chance.uniform(0, 0.2))
-            for pid in _children():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
-            with trio.fail_after(10):
-                outcome = await api.wait(session)
-            outcomes.add(outcome["error"])
-        died = "Worker process exited unexpectedly"
-        expected = {None} | {f"{died} ({name})" for name in ("SIGKILL", "SIGSEGV", "SIGTERM")}
-        assert outcomes <= expected
-        assert (await api.turn(session, "fine"))["status"] == "idle"
-        # Deleted when nothing of its turns is alive, the slots are free as well.
-        await api.http.delete(f"/sessions/{session}")
-        assert not _children()
-        assert (await api.http.get("/health")).json()["running_workers"] == 0
 
 
 @pytest.mark.parametrize("agent", [agents.hang, agents.hang_async], ids=["thread", "loop"])

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motus.errors import ProtocolError
 from motus.messages import ChatMessage, FunctionCall, ToolCall
 from motus.serve.wire import (
+    FROM_TEMPLATE,
     FROM_WORKER,
     MAX_FRAME_BYTES,
+    TO_TEMPLATE,
     TO_WORKER,
+    Changed,
+    Exited,
     Failure,
+    Fork,
+    Forked,
     FrameDecoder,
-    Hello,
     Interrupt,
+    NotForked,
+    Prepared,
     Ready,
     Result,
     Resume,
@@ -30,7 +38,9 @@ from motus.serve.wire import (
     encode_state,
 )
 
-ALL: dict[str, type[Any]] = {**TO_WORKER, **FROM_WORKER}
+FRAMES = 100_000 if os.environ.get("MOTUS_TEST_SIZE") == "soak" else 2_000
+
+ALL: dict[str, type[Any]] = {**TO_WORKER, **FROM_WORKER, **TO_TEMPLATE, **FROM_TEMPLATE}
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 values = st.recursive(
@@ -57,8 +67,13 @@ states = st.lists(messages, max_size=3).map(encode_state) | st.binary(max_size=3
 frames = st.one_of(
     st.builds(Turn, texts, texts, messages, states),
     st.builds(Resume, texts, texts, values),
-    st.builds(Hello, st.integers(2, 2**31)),
     st.builds(Ready),
+    st.builds(Fork, texts),
+    st.builds(Prepared, st.sampled_from(["fork", "exec"])),
+    st.builds(Forked, texts, st.integers(2, 2**31)),
+    st.builds(NotForked, texts, st.integers(1, 200)),
+    st.builds(Exited, texts, st.integers(-64, 255)),
+    st.builds(Changed),
     st.builds(Interrupt, texts, texts, objects),
     st.builds(Result, texts, messages, st.integers(0, 10**6), states),
     st.builds(Failure, st.none() | texts, texts, texts),
@@ -111,6 +126,7 @@ def test_every_truncation_is_noticed(first: Any, second: Any) -> None:
     assert decoder.next_message() is None
 
 
+@settings(max_examples=FRAMES)
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_protocol_error_only(data: bytes) -> None:
     for stream in (data, framed(data), framed(b'{"type":"result"}\n' + data)):
@@ -127,7 +143,7 @@ def test_random_json_raises_protocol_error_only(value: Any) -> None:
         decode_all(framed(body))
     except ProtocolError:
         return
-    assert value == {"type": "ready"}
+    assert value in ({"type": "ready"}, {"type": "changed"})
 
 
 @given(frames, st.data())
@@ -166,21 +182,23 @@ MALFORMED: list[tuple[bytes, str]] = [
     (b'{"type":"Turn"}', "unknown message type"),
     (b'{"type":[]}', "unknown message type"),
     (b'{"type":{}}', "unknown message type"),
-    (b'{"type":"hello"}', "pid: missing"),
-    (b'{"type":"hello","pid":"2"}', "expected an integer, got a string"),
-    (b'{"type":"hello","pid":true}', "expected an integer"),
-    (b'{"type":"hello","pid":2.0}', "expected an integer"),
-    (b'{"type":"hello","pid":0}', "pid"),
-    (b'{"type":"hello","pid":-1}', "pid"),
-    (b'{"type":"hello","pid":2,"more":1}', "more: unknown field"),
-    (b'{"type":"hello","pid":2}\n[]', "with a state"),
-    (b'{"type":"hello","pid":NaN}', "NaN is not JSON"),
-    (b'{"type":"hello","pid":Infinity}', "Infinity is not JSON"),
+    (b'{"type":"forked","worker_id":"w"}', "pid: missing"),
+    (b'{"type":"forked","worker_id":"w","pid":"2"}', "expected an integer, got a string"),
+    (b'{"type":"forked","worker_id":"w","pid":true}', "expected an integer"),
+    (b'{"type":"forked","worker_id":"w","pid":2.0}', "expected an integer"),
+    (b'{"type":"forked","worker_id":"w","pid":0}', "pid"),
+    (b'{"type":"forked","worker_id":"w","pid":-1}', "pid"),
+    (b'{"type":"forked","worker_id":"w","pid":2,"more":1}', "more: unknown field"),
+    (b'{"type":"forked","worker_id":"w","pid":2}\n[]', "with a state"),
+    (b'{"type":"prepared","mode":"auto"}', "mode"),
+    (b'{"type":"not_forked","worker_id":"w","error_number":0}', "error_number"),
+    (b'{"type":"forked","worker_id":"w","pid":NaN}', "NaN is not JSON"),
+    (b'{"type":"forked","worker_id":"w","pid":Infinity}', "Infinity is not JSON"),
     (b'{"type":"resume","turn_id":"t","interrupt_id":"i","value":1e999}', "out of range"),
     (b'{"type":"resume","turn_id":"t","interrupt_id":"i","value":"\\ud800"}', "lone surrogate"),
     (b'{"type":"resume","turn_id":"t","interrupt_id":"i","value":"\xed\xa0\x80"}', "not UTF-8"),
     (b'{"type":"interrupt","turn_id":"t","interrupt_id":"i","payload":[]}', "expected an object"),
-    (b'{"type":"hello","pid":' + b"9" * 5000 + b"}", "not JSON"),
+    (b'{"type":"forked","worker_id":"w","pid":' + b"9" * 5000 + b"}", "not JSON"),
     (json.dumps(TURN).encode(), "without a state"),
     (json.dumps({**TURN, "state": "[]"}).encode() + b"\n[]", "without a state"),
     (json.dumps({**TURN, "message": {"role": "x"}}).encode() + b"\n[]", "expected one of"),
@@ -201,22 +219,22 @@ def test_a_frame_beyond_the_limit_is_refused_before_its_body_comes() -> None:
     decoder.feed((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
     with pytest.raises(ProtocolError, match=f"a frame of {MAX_FRAME_BYTES + 1} bytes"):
         decoder.next_message()
-    exact = encode_frame(Hello(2))
-    assert decode_all(exact, max_frame_bytes=len(exact) - 4) == [Hello(2)]
+    exact = encode_frame(Fork("w"))
+    assert decode_all(exact, max_frame_bytes=len(exact) - 4) == [Fork("w")]
     with pytest.raises(ProtocolError):
         decode_all(exact, max_frame_bytes=len(exact) - 5)
     with pytest.raises(ProtocolError):
-        encode_frame(Hello(2), max_frame_bytes=len(exact) - 5)
+        encode_frame(Fork("w"), max_frame_bytes=len(exact) - 5)
 
 
 def test_a_broken_decoder_stays_broken_and_keeps_nothing() -> None:
     decoder = FrameDecoder(FROM_WORKER)
-    decoder.feed(encode_frame(Hello(2)) + framed(b"x"))
-    assert decoder.next_message() == Hello(2)
+    decoder.feed(encode_frame(Ready()) + framed(b"x"))
+    assert decoder.next_message() == Ready()
     for _ in range(2):
         with pytest.raises(ProtocolError, match="not JSON"):
             decoder.next_message()
-        decoder.feed(encode_frame(Hello(3)))
+        decoder.feed(encode_frame(Ready()))
     with pytest.raises(ProtocolError, match="not JSON"):
         decoder.end()
 
@@ -237,6 +255,13 @@ def test_each_side_accepts_the_messages_of_the_other_only() -> None:
         decode_all(turn, FROM_WORKER)
     with pytest.raises(ProtocolError, match="unknown message type 'ready'"):
         decode_all(encode_frame(Ready()), TO_WORKER)
+    with pytest.raises(ProtocolError, match="unknown message type 'exited'"):
+        decode_all(encode_frame(Exited("w", 0)), FROM_WORKER)
+    with pytest.raises(ProtocolError, match="unknown message type 'result'"):
+        decode_all(
+            encode_frame(Result("t", ChatMessage.user_message("x"), 0)),
+            FROM_TEMPLATE,
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,132 +1,107 @@
-"""The worker: `python -m motus.serve.workers.child <import-path> [<search-path>]`.
+"""The worker: one process, one turn.
 
-Descriptor 0 is a stream socket to the server. The worker says Hello, imports the agent, says
-Ready, takes one turn, answers with Result or Failure, and exits. It exits, and takes its process
-group along, as soon as the server's end of the socket is closed.
+It is forked from the template when that has imported the agent, and runs `serve_turn`; or it is a
+program of its own, `python -m motus.serve.workers.child <settings>`, that imports the agent
+itself, with the server's lifeline as descriptor 3. Either way it takes one turn off its channel,
+answers with Result or Failure, and exits without waiting for what the agent has left behind.
 """
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import os
-import queue
-import signal
+import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from os import _exit
 from typing import Any, NoReturn
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from motus.errors import ProtocolError
 from motus.messages import ChatMessage
-from motus.serve.agents import AgentLoadError, load_agent
+from motus.serve.agents import AgentLoadError, LoadedAgent, choose_backend, load_agent
+from motus.serve.interrupt import interrupts_through
 from motus.serve.wire import (
     TO_WORKER,
     Failure,
     FrameDecoder,
     FromWorker,
-    Hello,
+    Interrupt,
     Ready,
     Result,
     Resume,
+    ToWorker,
     Turn,
     decode_state,
     encode_frame,
     encode_state,
 )
+from motus.serve.workers.interrupts import PendingInterrupts
+from motus.serve.workers.process import (
+    end_with_group,
+    follow_server,
+    limit_resources,
+    take_channel,
+)
+from motus.serve.workers.settings import WorkerSettings
 
-__all__ = ["main", "take_channel"]
+__all__ = ["import_agent", "main", "serve_turn", "warm_up"]
 
-# Far above the descriptors that programs number by hand.
-FIRST_PRIVATE_DESCRIPTOR = 200
+LIFELINE = 3
 MAX_ERROR_CHARACTERS = 10_000
+# Parameters of a message that are for the worker; the agent finds them in its environment.
+SANDBOX_VARIABLES = {"sandbox_url": "SANDBOX_URL", "sandbox_token": "SANDBOX_TOKEN"}
 # Packages, and the name of this module, that stand between the worker and the agent's code.
-_MACHINERY = {"__main__", "anyio", "importlib", "motus", "outcome", "trio"}
-
-
-def take_channel() -> int:
-    """Move the protocol out of the way of the agent's code, and return its new descriptor.
-
-    Descriptor 0 becomes the null device, so that `input()` raises EOFError, and descriptor 1
-    becomes descriptor 2, so that what is printed, by Python or by programs that the agent
-    starts, cannot end up between frames. Programs do not inherit the new descriptor.
-    """
-    try:
-        channel = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE_DESCRIPTOR)
-    except OSError:
-        # Fewer descriptors than that are allowed here.
-        channel = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
-    # A pipe would be buffered until the end, and lost when the worker is killed.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # nothing replaced them yet
-    return channel
+_MACHINERY = {"__main__", "anyio", "asyncio", "importlib", "motus", "outcome", "trio"}
 
 
 class _Channel:
-    """The worker's end of the conversation; a thread reads, anyone may write.
-
-    The thread is there from before the agent is imported, so that a lost server is noticed also
-    while the agent blocks the main thread.
-    """
+    """The worker's end of the conversation: the loop reads, any thread may write."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._turns: queue.SimpleQueue[Turn] = queue.SimpleQueue()
+        self._socket = socket.socket(fileno=descriptor)
+        self._decoder = FrameDecoder(TO_WORKER)
         self._writing = threading.Lock()
-        threading.Thread(target=self._read, name="motus-worker-channel", daemon=True).start()
 
-    def turn(self) -> Turn:
-        """Wait for the turn."""
-        return self._turns.get()
+    async def receive(self) -> ToWorker | None:
+        """The next message; None when the server has closed its end.
+
+        A server that makes no sense would not understand an answer either: that is the end.
+        """
+        try:
+            while (message := self._decoder.next_message()) is None:
+                try:
+                    data = self._socket.recv(self._decoder.wanted, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    await anyio.wait_readable(self._socket)
+                    continue
+                if not data:
+                    return None
+                self._decoder.feed(data)
+        except (OSError, ProtocolError):
+            end_with_group()
+        return message
 
     def send(self, message: FromWorker) -> None:
-        """Write a whole frame. Raises `ProtocolError`, before writing, for what has no frame."""
-        rest = memoryview(encode_frame(message))
+        """Write a whole frame. Raises `ProtocolError`, before writing, for what has no frame.
+
+        It blocks when the server does not read, which it always does.
+        """
+        frame = encode_frame(message)
         with self._writing:
-            while rest:
-                try:
-                    rest = rest[os.write(self._descriptor, rest) :]
-                except OSError:
-                    _end_with_the_server()
-
-    def _read(self) -> None:
-        decoder = FrameDecoder(TO_WORKER)
-        while True:
             try:
-                data = os.read(self._descriptor, decoder.wanted)
-                decoder.feed(data)
-                while (message := decoder.next_message()) is not None:
-                    self._dispatch(message)
-            except (OSError, ProtocolError):
-                # The agent's code closed the descriptor, or the server makes no sense: either way
-                # nobody would hear an answer.
-                _end_with_the_server()
-            if not data:
-                _end_with_the_server()
-
-    def _dispatch(self, message: Turn | Resume) -> None:
-        if isinstance(message, Turn):
-            self._turns.put(message)
+                self._socket.sendall(frame)
+            except OSError:
+                end_with_group()
 
 
-def _end_with_the_server() -> NoReturn:
-    """Nobody listens any more: end this process and whatever the agent started."""
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    # Only where the worker was started by hand, in the group of someone else.
-    _exit(1)
-
-
-def _describe(error: BaseException) -> str:
+def _describe(error: BaseException, backend: str) -> str:
     """`Type: message`, for the client."""
     # A task group wraps also what failed alone; the client wants to know what that was.
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
@@ -135,8 +110,22 @@ def _describe(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001  # the agent's own __str__: its failure must not hide the error
         text = "<no message>"
+    hint = _backend_hint(error, text) if backend == "trio" else ""
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return _printable(text[:MAX_ERROR_CHARACTERS])
+    return _printable(text[:MAX_ERROR_CHARACTERS] + hint)
+
+
+def _backend_hint(error: BaseException, text: str) -> str:
+    """What to do about an agent that calls asyncio where trio runs."""
+    if type(error) in (RuntimeError, TypeError) and (
+        "no running event loop" in text
+        or "no current event loop" in text
+        or "unrecognized yield message" in text
+    ):
+        return (
+            " (the agent runs on trio and called asyncio: start the server with --backend asyncio)"
+        )
+    return ""
 
 
 def _printable(text: str) -> str:
@@ -181,14 +170,41 @@ async def _call(
     return await result if inspect.isawaitable(result) else result
 
 
-def _serve(agent: Callable[..., Any], turn: Turn) -> Result | Failure:
-    """The turn's outcome; whatever the agent's code raises is one, SystemExit included."""
+async def _serve(channel: _Channel, agent: LoadedAgent) -> NoReturn:
+    turn = await channel.receive()
+    if not isinstance(turn, Turn):
+        end_with_group()  # a spare that is not needed
+    pending = PendingInterrupts(turn.turn_id, partial(_send_interrupt, channel))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_take_values, channel, pending)
+        with interrupts_through(pending):
+            outcome = await _outcome(turn, agent)
+        _answer(channel, outcome)
+        # From here, not after the loop: that would wait for the agent's threads and tasks.
+        _finish()
+    raise AssertionError("the process has ended")
+
+
+def _send_interrupt(channel: _Channel, interrupt: Interrupt) -> None:
+    channel.send(interrupt)
+
+
+async def _take_values(channel: _Channel, pending: PendingInterrupts) -> None:
+    while isinstance(message := await channel.receive(), Resume):
+        pending.deliver(message.interrupt_id, message.value)
+    # The server has ended the turn. Who waits for a human is told, and may clean up for a moment.
+    if not pending:
+        end_with_group()
+    pending.close()
+
+
+async def _outcome(turn: Turn, agent: LoadedAgent) -> Result | Failure:
+    """What the agent makes of the turn; whatever it raises is a failure, SystemExit included."""
     try:
-        result: Any = anyio.run(
-            _call, agent, turn.message, decode_state(turn.state), backend="trio"
-        )
+        message = _set_variables(turn)
+        result: Any = await _call(agent.call, message, decode_state(turn.state))
     except BaseException as error:  # noqa: BLE001  # the worker's only job is to report it
-        return Failure(turn.turn_id, _describe(error), _printable(_user_traceback(error)))
+        return _failure(turn, error, agent.backend)
     if not _is_turn_result(result):
         came = _what_came(result)
         return Failure(turn.turn_id, f"Agent must return a (response, state) tuple, got {came}", "")
@@ -197,6 +213,23 @@ def _serve(agent: Callable[..., Any], turn: Turn) -> Result | Failure:
         return Result(turn.turn_id, response, len(state), encode_state(state))
     except ProtocolError as error:
         return Failure(turn.turn_id, f"The agent's state is {error}", "")
+
+
+def _failure(turn: Turn, error: BaseException, backend: str) -> Failure:
+    return Failure(turn.turn_id, _describe(error, backend), _printable(_user_traceback(error)))
+
+
+def _set_variables(turn: Turn) -> ChatMessage:
+    """Tell the agent's environment of the session; the message without what was moved there."""
+    os.environ["MOTUS_SESSION_ID"] = turn.session_id
+    parameters = turn.message.user_params or {}
+    for parameter, variable in SANDBOX_VARIABLES.items():
+        value = parameters.get(parameter)
+        # What no variable can hold stays where it is.
+        if isinstance(value, str) and "\0" not in value:
+            os.environ[variable] = value
+            del parameters[parameter]
+    return turn.message
 
 
 def _user_traceback(error: BaseException) -> str:
@@ -223,32 +256,67 @@ def _finish() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
-            continue  # closed, or nobody reads it
+        except (OSError, ValueError, AttributeError):
+            continue  # closed, replaced, or nobody reads it
     _exit(0)
+
+
+def serve_turn(descriptor: int, agent: LoadedAgent) -> NoReturn:
+    """Serve one turn that comes over the channel, and exit.
+
+    The loop runs before the turn is there, so that a spare has that behind it.
+    """
+    try:
+        anyio.run(_serve, _Channel(descriptor), agent, backend=agent.backend)
+    # Only what breaks the event loop itself comes here; its traceback is printed.
+    except BaseException:  # noqa: BLE001  # as said above
+        traceback.print_exc()
+    _exit(1)
+
+
+def import_agent(settings: WorkerSettings) -> LoadedAgent | Failure:
+    """The agent and the event loop that it wants, or why there is none."""
+    for directory in (settings.search_path, os.getcwd()):  # noqa: PTH109  # sys.path holds strings
+        if directory is not None and directory not in sys.path:
+            sys.path.insert(0, directory)
+    try:
+        call = load_agent(settings.import_path)
+        wished = settings.backend, os.environ.get("MOTUS_BACKEND")
+        return LoadedAgent(call, choose_backend(call, *wished))
+    except AgentLoadError as error:
+        cause = error.__cause__
+        details = "" if isinstance(cause, AttributeError | None) else _user_traceback(cause)
+        return Failure(None, _printable(str(error)), _printable(details))
+
+
+def warm_up(backend: str) -> None:
+    """Do once, before processes are forked, what each of them would do on first use."""
+    message = ChatMessage.user_message("x")
+    decoder = FrameDecoder(TO_WORKER)
+    decoder.feed(encode_frame(Turn("s", "t", message, encode_state([message]))))
+    decoder.feed(encode_frame(Resume("t", "i", None)))
+    while (found := decoder.next_message()) is not None:
+        if isinstance(found, Turn):
+            encode_frame(Result("t", message, 1, encode_state(decode_state(found.state))))
+    encode_frame(Failure("t", "", ""))
+    encode_frame(Interrupt("t", "i", {}))
+    anyio.run(anyio.lowlevel.checkpoint, backend=backend)
 
 
 def main() -> NoReturn:
     """Serve one turn on descriptor 0 and exit."""
-    descriptor = take_channel()
-    channel = _Channel(descriptor)
-    channel.send(Hello(os.getpid()))
-    import_path, *search_path = sys.argv[1:]
-    for directory in (*search_path, os.getcwd()):  # noqa: PTH109  # sys.path holds strings
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
-    try:
-        agent = load_agent(import_path)
-    except AgentLoadError as error:
-        cause = error.__cause__
-        details = "" if isinstance(cause, AttributeError | None) else _user_traceback(cause)
-        _answer(channel, Failure(None, _printable(str(error)), _printable(details)))
+    # The template is there if the server goes away before this.
+    follow_server(LIFELINE)
+    os.close(LIFELINE)
+    channel = take_channel()
+    settings = WorkerSettings.from_argument(sys.argv[1])
+    limit_resources(settings)
+    agent = import_agent(settings)
+    with socket.socket(fileno=os.dup(channel)) as first:
+        first.sendall(encode_frame(agent if isinstance(agent, Failure) else Ready()))
+    if isinstance(agent, Failure):
         _finish()
-    channel.send(Ready())
-    turn = channel.turn()
-    os.environ["MOTUS_SESSION_ID"] = turn.session_id
-    _answer(channel, _serve(agent, turn))
-    _finish()
+    serve_turn(channel, agent)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import anyio
+import trio
 from anyio.lowlevel import checkpoint
 
-__all__ = ["LineSplitter", "forward_lines"]
+__all__ = ["LineSplitter", "OutputPipe"]
 
 READ_BYTES = 1 << 16
 MAX_LINE_BYTES = 8192
-# Everything that was written before the worker's end is in the pipe, which holds 64 KiB unless
-# someone has enlarged it; a process that escaped the worker's group could go on for ever.
+# Everything that was written before the writer's end is in the pipe, which holds 64 KiB unless
+# someone has enlarged it; a process that escaped could go on for ever.
 MAX_DRAIN_READS = 16
 
 
@@ -21,7 +22,7 @@ class LineSplitter:
     """Bytes in, lines out; a line longer than the limit comes in pieces."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
+        self.on_line = on_line
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
@@ -42,44 +43,57 @@ class LineSplitter:
     def _emit(self, line: bytes) -> None:
         for start in range(0, len(line) or 1, MAX_LINE_BYTES):
             piece = line[start : start + MAX_LINE_BYTES]
-            self._on_line(piece.decode("utf-8", "backslashreplace").rstrip("\r"))
+            self.on_line(piece.decode("utf-8", "backslashreplace").rstrip("\r"))
 
 
-async def forward_lines(
-    pipe: int, wait_exited: Callable[[], Awaitable[None]], on_line: Callable[[str], None]
-) -> None:
-    """Read the pipe until the process that writes has exited, then what is left in it.
+class OutputPipe:
+    """The reading end of a pipe into which a process prints, and all that it starts.
 
-    It does not wait for the end of the pipe, which a grandchild may hold open. Not cancelled from
-    outside: it ends with the process.
+    Lines go to `on_line`, which may be replaced at any time. `forward` takes over the descriptor.
     """
-    splitter = LineSplitter(on_line)
-    os.set_blocking(pipe, False)
-    with anyio.CancelScope(shield=True):
-        async with anyio.create_task_group() as tasks:
 
-            async def stop_at_exit() -> None:
-                await wait_exited()
-                tasks.cancel_scope.cancel()
+    def __init__(self, descriptor: int, on_line: Callable[[str], None]) -> None:
+        self._descriptor = descriptor
+        self._splitter = LineSplitter(on_line)
+        self._scope = anyio.CancelScope()
+        self._closed = anyio.Event()
+        os.set_blocking(descriptor, False)
 
-            tasks.start_soon(stop_at_exit)
-            while True:
-                data = _read_now(pipe)
-                if data is None:
-                    await anyio.wait_readable(pipe)
-                else:
-                    splitter.feed(data)
-                    # An agent that prints without pause must not hold the loop.
-                    await checkpoint()
-        for _ in range(MAX_DRAIN_READS):
-            if not (data := _read_now(pipe)):
-                break
-            splitter.feed(data)
-        splitter.end()
+    def send_lines_to(self, on_line: Callable[[str], None]) -> None:
+        self._splitter.on_line = on_line
 
+    def writer_ended(self) -> None:
+        """Forward what is left in the pipe, then close it.
 
-def _read_now(pipe: int) -> bytes | None:
-    try:
-        return os.read(pipe, READ_BYTES)
-    except BlockingIOError:
-        return None
+        Its end is not waited for, as a process that has escaped may hold it open.
+        """
+        self._scope.cancel()
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
+    async def forward(self) -> None:
+        """Read until the end of the pipe, or until its writer has ended."""
+        try:
+            with self._scope:
+                while (data := self._read_now()) != b"":
+                    if data is None:
+                        await trio.lowlevel.wait_readable(self._descriptor)
+                    else:
+                        self._splitter.feed(data)
+                        # An agent that prints without pause must not hold the loop.
+                        await checkpoint()
+            for _ in range(MAX_DRAIN_READS):
+                if not (data := self._read_now()):
+                    break
+                self._splitter.feed(data)
+            self._splitter.end()
+        finally:
+            os.close(self._descriptor)
+            self._closed.set()
+
+    def _read_now(self) -> bytes | None:
+        try:
+            return os.read(self._descriptor, READ_BYTES)
+        except BlockingIOError:
+            return None

@@ -1,278 +1,299 @@
-"""The server's side of the workers: a fresh child process for each turn.
-
-Each worker is one `anyio.run_process` in a task group of its own scope, in a session and process
-group of its own. When the scope is left, in whatever way, the whole group has been killed and
-every stream is closed.
-"""
+"""The workers of a server: one template at a time that makes them, and a few kept at hand."""
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-import signal
-import socket
-import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
-import trio
+from anyio.abc import TaskGroup, TaskStatus
 
 from motus.errors import MotusError, ProtocolError
 from motus.serve.agents import AgentLoadError, AgentTarget
-from motus.serve.wire import (
-    FROM_WORKER,
-    Failure,
-    FrameDecoder,
-    FromWorker,
-    Hello,
-    Ready,
-)
-from motus.serve.workers.output import forward_lines
+from motus.serve.config import ServerConfig
+from motus.serve.workers.environment import worker_environment
+from motus.serve.workers.keeper import TemplateProcess
+from motus.serve.workers.settings import WorkerSettings
+from motus.serve.workers.worker import TemplateGoneError, Worker, WorkerDiedError
 
 __all__ = ["Worker", "WorkerDiedError", "WorkerPool"]
 
-READ_BYTES = 1 << 16
-# A killed group needs the kernel's attention, not ours; what is left after that long is stuck in
-# the kernel, and waiting for it would stop the server.
-GROUP_EXIT_SECONDS = 2.0
-# From the end of the stream to the exit of a process that did not close it on purpose.
-EXIT_AFTER_END_SECONDS = 1.0
+logger = logging.getLogger("motus.serve.workers")
 
-
-class WorkerDiedError(MotusError):
-    """The worker ended its side without an answer; the message names signal or exit code."""
-
-
-class Worker:
-    """One running child: messages in and out, and its end.
-
-    Made by `WorkerPool.worker` only.
-    """
-
-    def __init__(self, stream: trio.SocketStream, child_end: socket.socket) -> None:
-        self._stream = stream
-        self._child_end = child_end
-        self._decoder = FrameDecoder(FROM_WORKER)
-        # Of the process and its group; known once the worker has said Hello.
-        self._pid: int | None = None
-        self._returncode: int | None = None
-        self._start_error: OSError | None = None
-        self._exited = anyio.Event()
-        self._sending = anyio.Lock()
-        # Only `stop` ends the process: it kills the group first, whoever is being cancelled.
-        self._process_scope = anyio.CancelScope(shield=True)
-
-    async def send(self, frame: bytes) -> None:
-        """Write a frame. A worker that is gone is not an error here: `receive` says so.
-
-        Cancelling may leave half a frame written: the worker is of no use then.
-        """
-        async with self._sending:
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_all(frame)
-
-    async def receive(self) -> FromWorker:
-        """The next message, Hello excepted.
-
-        Raises `WorkerDiedError` when there is none any more, `ProtocolError` when what came is
-        not one, `OSError` when the process could not be started. Cancelling loses nothing.
-        """
-        while True:
-            while (message := self._decoder.next_message()) is not None:
-                if not isinstance(message, Hello):
-                    return message
-                self._meet(message)
-            try:
-                data = await self._stream.receive_some(self._decoder.wanted)
-            except trio.BrokenResourceError:
-                # A unix socket's peer that dies with unread data in its buffer is a reset here,
-                # reported before what it had still sent.
-                data = _receive_now(self._stream)
-            if not data:
-                with anyio.move_on_after(EXIT_AFTER_END_SECONDS):
-                    await self._exited.wait()
-                if self._start_error is not None:
-                    raise self._start_error
-                raise WorkerDiedError(self._cause())
-            self._decoder.feed(data)
-
-    async def wait_exited(self) -> None:
-        """Wait until the child process is gone; what it started may still be there."""
-        await self._exited.wait()
-
-    def _meet(self, hello: Hello) -> None:
-        if self._pid is not None:
-            raise ProtocolError("a second hello")
-        self._pid = hello.pid
-        # From now on the child alone holds its end, and closing it there ends the stream here.
-        self._child_end.close()
-
-    def _cause(self) -> str:
-        if self._returncode is None:
-            return "it closed its channel"
-        if self._returncode < 0:
-            try:
-                return signal.Signals(-self._returncode).name
-            except ValueError:
-                return f"signal {-self._returncode}"
-        return f"exit code {self._returncode}"
-
-    async def run(self, command: list[str], errors: int) -> None:
-        """Run the child until it exits or `stop` is called."""
-        try:
-            with self._process_scope:
-                done = await anyio.run_process(
-                    command,
-                    stdin=self._child_end.fileno(),
-                    stdout=self._child_end.fileno(),
-                    stderr=errors,
-                    check=False,
-                    start_new_session=True,
-                )
-                self._returncode = done.returncode
-        except OSError as error:
-            self._start_error = error
-        finally:
-            self._exited.set()
-            self._child_end.close()
-            # A process that the agent started may hold the channel, so that the end would never
-            # come: what is queued can still be read, then the end.
-            with contextlib.suppress(OSError):
-                self._stream.socket.shutdown(socket.SHUT_RDWR)
-
-    async def stop(self) -> None:
-        """Kill the process group, and return when it is gone. Not to be cancelled: shielded."""
-        with anyio.CancelScope(shield=True):
-            # Before run_process is cancelled: it kills and reaps the leader only, and would do so
-            # also for a leader whose hello is still unread.
-            self._look_for_hello()
-            self._kill_group()
-            self._process_scope.cancel()
-            await self._exited.wait()
-            # A hello that came between the look and the kill; and members that lived on.
-            self._look_for_hello()
-            await self._end_group()
-            await self._stream.aclose()
-
-    def _look_for_hello(self) -> None:
-        while self._pid is None:
-            try:
-                data = _receive_now(self._stream)
-                if not data:
-                    return
-                self._decoder.feed(data)
-                message = self._decoder.next_message()
-            except ProtocolError:
-                return
-            if isinstance(message, Hello):
-                self._meet(message)
-
-    def _kill_group(self) -> bool:
-        """Whether there was a group to kill."""
-        if self._pid is None:
-            return False
-        if self._exited.is_set() and _exists(self._pid):
-            # The leader has been reaped, so its number is another process's by now, which the
-            # kernel allows only after the last member of the group is gone.
-            return False
-        try:
-            os.killpg(self._pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            # Every member has become another user's; nothing more can be done from here.
-            return False
-        return True
-
-    async def _end_group(self) -> None:
-        pause = 0.001
-        with anyio.move_on_after(GROUP_EXIT_SECONDS):
-            # Rare: only when the agent left processes behind. Nothing announces their end, as
-            # they are not our children.
-            while self._kill_group() and _has_live_members(self._pid or 0):
-                await anyio.sleep(pause)
-                pause = min(pause * 2, 0.05)
-
-
-def _receive_now(stream: trio.SocketStream) -> bytes:
-    """What is readable without waiting; nothing at the end of the stream or on an error."""
-    try:
-        return os.read(stream.socket.fileno(), READ_BYTES)
-    except OSError:
-        return b""
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _has_live_members(group: int) -> bool:
-    """Whether any process of the group is more than a zombie that waits for its new parent."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = entry.read_text(errors="replace")
-        except OSError:
-            continue  # gone meanwhile
-        # After the name, which is in parentheses and may contain anything.
-        state, _, process_group = text.rpartition(")")[2].split()[:3]
-        if int(process_group) == group and state not in "ZX":
-            return True
-    return False
+# Two are enough: while one is being taken, the other is there, and a fork takes a millisecond.
+SPARES = 2
+# For the import of the agent.
+PREPARE_SECONDS = 300.0
+# From the request for a worker to one that has the agent, where each imports it anew.
+READY_SECONDS = 300.0
+# An editor writes a file in several steps, and often more than one file.
+CHANGES_SETTLE_SECONDS = 0.1
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 10.0
+# A template that lived that long was not ended by what it was made of.
+STEADY_SECONDS = 10.0
+# So many that never came to make a worker: then turns are told instead of waiting for the next.
+DEATHS_UNTIL_ERROR = 3
+CLOSE_SECONDS = 3.0
 
 
 class WorkerPool:
-    """Starts workers for one agent."""
+    """Makes workers for one agent while `run` runs."""
 
-    def __init__(self, target: AgentTarget) -> None:
-        self._command = [
-            sys.executable,
-            "-m",
-            "motus.serve.workers.child",
-            target.import_path,
-            *([target.search_path] if target.search_path is not None else []),
-        ]
+    def __init__(self, target: AgentTarget, config: ServerConfig | None = None) -> None:
+        config = ServerConfig() if config is None else config
+        self._settings = WorkerSettings(
+            import_path=target.import_path,
+            search_path=target.search_path,
+            mode=config.workers_mode,
+            backend=config.backend,
+            reload=config.reload,
+            memory=config.worker_memory,
+            cpu=config.worker_cpu,
+            files=config.worker_files,
+        )
+        self._env = config.env
+        self._tasks: TaskGroup | None = None
+        self._closing = anyio.Event()
+        # Whether there has been a template that had the agent.
+        self._has_begun = False
+        self._current: TemplateProcess | None = None
+        self._templates: set[TemplateProcess] = set()
+        self._spares: deque[Worker] = deque()
+        self._coming = 0
+        # Why there is no template now, where that is known.
+        self._problem: AgentLoadError | None = None
+        self._news = anyio.Event()
+
+    @property
+    def mode(self) -> str | None:
+        """How workers are started: "fork" or "exec"; None while that is not known."""
+        return None if self._current is None else self._current.mode
+
+    @property
+    def is_running(self) -> bool:
+        return self._tasks is not None
+
+    def close(self) -> None:
+        """Make `run` end every worker and return."""
+        self._closing.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep a template, from the moment it has the agent until `close` is called.
+
+        Raises `AgentLoadError` when the agent cannot be imported at the start. Cancelled, it ends
+        every worker first, for a bounded time.
+        """
+        self._closing = anyio.Event()
+        self._has_begun = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._live, task_status)
+            try:
+                await self._closing.wait()
+            finally:
+                # The workers' ends are reported to those who are being cancelled with us.
+                self._closing.set()
+        if self._problem is not None and not self._has_begun:
+            raise self._problem
+
+    async def _live(self, task_status: TaskStatus[None]) -> None:
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as self._tasks:
+                keeping = anyio.CancelScope()
+                self._tasks.start_soon(self._keep, keeping, task_status)
+                await self._closing.wait()
+                keeping.cancel()
+                self._current = None
+                for template in self._templates:
+                    template.stop()
+                with anyio.move_on_after(CLOSE_SECONDS):
+                    for template in list(self._templates):
+                        await template.wait_gone()
+                self._tasks.cancel_scope.cancel()
+            self._tasks = None
+            while self._spares:
+                await self._spares.popleft().stop()
+
+    async def _keep(self, scope: anyio.CancelScope, task_status: TaskStatus[None]) -> None:
+        """Have a template that is alive and up to date, and change over to a new one."""
+        deaths = 0
+        pause = 0.0
+        with scope:
+            while True:
+                began = anyio.current_time()
+                try:
+                    template, first = await self._prepare()
+                except AgentLoadError as error:
+                    self._report(error)
+                except TemplateGoneError as error:
+                    deaths += 1
+                    # Something may have killed it; but not time after time.
+                    if deaths >= DEATHS_UNTIL_ERROR or not self._has_begun:
+                        self._report(AgentLoadError(f"The agent could not be imported: {error}"))
+                else:
+                    deaths = 0
+                    self._change_over(template, first)
+                    if not self._has_begun:
+                        self._has_begun = True
+                        task_status.started()
+                if not self._has_begun:
+                    self._closing.set()
+                    return
+                if (current := self._alive()) is not None:
+                    await current.wait_news()
+                    if not current.has_ended:
+                        await anyio.sleep(CHANGES_SETTLE_SECONDS)
+                        current.forget_news()
+                        logger.info("the agent's files have changed")
+                        continue
+                    logger.warning("the template has died; there will be another one")
+                if anyio.current_time() - began > STEADY_SECONDS:
+                    pause = 0.0
+                await anyio.sleep(pause)
+                pause = min(pause * 2 or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+
+    def _report(self, error: AgentLoadError) -> None:
+        if self._has_begun:
+            logger.error("the agent cannot be loaded: %s", error)
+        # Where an older template still works, nobody has to wait, or to know.
+        self._announce(error if self._alive() is None else None)
+
+    async def _prepare(self) -> tuple[TemplateProcess, Worker | None]:
+        """A template that has the agent, and its first worker if only that shows it.
+
+        Raises `AgentLoadError` or `TemplateGoneError`.
+        """
+        environment = worker_environment(os.environ, self._env)
+        template = TemplateProcess(self._settings, environment)
+        self._home().start_soon(self._host, template)
+        problem = f"it took longer than {PREPARE_SECONDS:g} seconds"
+        try:
+            with anyio.move_on_after(PREPARE_SECONDS):
+                await template.wait_prepared()
+                # Otherwise nobody has imported it yet, or only a process that is no more.
+                return template, None if template.mode == "fork" else await self._fork(template)
+        except (WorkerDiedError, ProtocolError, OSError) as error:
+            problem = str(error)
+        except BaseException:
+            template.stop()
+            raise
+        template.stop()
+        raise TemplateGoneError(problem)
+
+    async def _host(self, template: TemplateProcess) -> None:
+        self._templates.add(template)
+        try:
+            await template.run()
+        finally:
+            self._templates.discard(template)
+
+    def _change_over(self, template: TemplateProcess, first: Worker | None) -> None:
+        before, self._current = self._current, template
+        old = [*self._spares]
+        self._spares.clear()
+        for worker in old:
+            self._home().start_soon(worker.stop)
+        if before is not None:
+            before.retire()
+        if first is not None:
+            self._spares.append(first)
+        self._announce(None)
+        self._refill_soon()
+
+    def _announce(self, problem: AgentLoadError | None) -> None:
+        """Tell those who wait for a worker how things are now."""
+        self._problem = problem
+        self._news.set()
+        self._news = anyio.Event()
+
+    def _alive(self) -> TemplateProcess | None:
+        current = self._current
+        return None if current is None or current.has_ended else current
+
+    def _home(self) -> TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("workers need `run`, which the application's lifespan startup calls")
+        return self._tasks
 
     @asynccontextmanager
     async def worker(self, on_output: Callable[[str], None]) -> AsyncIterator[Worker]:
-        """A fresh worker; on leaving, its process group is dead and its streams are closed.
+        """A fresh worker; on leaving, nothing of it is alive and its streams are closed.
 
-        `on_output` is called with each line that the agent prints. Raises `OSError` where not
-        even a socket can be had.
+        `on_output` is called with each line that the agent prints. Waits while there is no
+        template. Raises `OSError` where the system has no room for a worker, `AgentLoadError`
+        when the agent cannot be imported any more.
         """
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            read_end, write_end = os.pipe()
-            with open(read_end, "rb", 0) as output, open(write_end, "wb", 0) as errors:  # noqa: ASYNC230, PTH123  # pipes, by descriptor
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-                worker = Worker(stream, theirs)
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(worker.run, self._command, errors.fileno())
-                    tasks.start_soon(forward_lines, output.fileno(), worker.wait_exited, on_output)
-                    try:
-                        yield worker
-                    finally:
-                        await worker.stop()
+        worker = await self._take()
+        worker.output.send_lines_to(on_output)
+        # While there is one left, the next is made when this one has gone, where it delays nobody.
+        if self.mode == "exec" or not self._spares:
+            self._refill_soon()
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+            self._refill_soon()
 
-    async def check(self, on_output: Callable[[str], None]) -> None:
-        """Import the agent in a worker and end that. Raises `AgentLoadError`."""
-        async with self.worker(on_output) as worker:
+    async def _take(self) -> Worker:
+        self._home()
+        while True:
+            if (template := self._alive()) is None:
+                if self._problem is not None:
+                    raise AgentLoadError(str(self._problem)) from self._problem
+                await self._news.wait()
+                continue
+            self._drop_dead_spares()
+            if self._spares:
+                return self._spares.popleft()
             try:
-                answer = await worker.receive()
-                problem = answer.error if isinstance(answer, Failure) else None
-                details = answer.traceback if isinstance(answer, Failure) else ""
-                if problem is None and not isinstance(answer, Ready):
-                    problem = "The worker did not say whether it has the agent"
-            except (WorkerDiedError, ProtocolError, OSError) as error:
-                problem, details = f"The agent could not be imported: {error}", ""
-        if problem is not None:
-            for line in details.splitlines():
-                on_output(line)
-            raise AgentLoadError(problem)
+                return await self._fork(template)
+            except TemplateGoneError:
+                continue  # it was alive a moment ago: nothing has been asked of the worker yet
+
+    async def _fork(self, template: TemplateProcess) -> Worker:
+        worker = await template.fork()
+        try:
+            await worker.wait_forked()
+            if template.mode == "exec":
+                await worker.wait_ready(READY_SECONDS)
+        except BaseException:
+            # Nobody waits for the end of what nobody has used, unless everything ends.
+            if self._closing.is_set():
+                await worker.stop()
+            else:
+                self._home().start_soon(worker.stop)
+            raise
+        return worker
+
+    def _drop_dead_spares(self) -> None:
+        for worker in [worker for worker in self._spares if worker.has_exited]:
+            self._spares.remove(worker)
+            self._home().start_soon(worker.stop)
+
+    def _refill_soon(self) -> None:
+        if self._tasks is None or self._closing.is_set():
+            return
+        self._drop_dead_spares()
+        while len(self._spares) + self._coming < SPARES:
+            self._coming += 1
+            self._tasks.start_soon(self._refill)
+
+    async def _refill(self) -> None:
+        try:
+            if (template := self._alive()) is None:
+                return
+            worker = await self._fork(template)
+            if template is self._current:
+                self._spares.append(worker)
+            else:
+                await worker.stop()
+        except TemplateGoneError:
+            return  # the next one gets spares of its own
+        except (MotusError, OSError) as error:
+            # Whoever needs a worker asks again, and is told.
+            logger.warning("no spare worker: %s", error)
+        finally:
+            self._coming -= 1

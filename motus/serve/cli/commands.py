@@ -1,0 +1,207 @@
+"""The commands that ask a server one thing and print its answer."""
+
+from __future__ import annotations
+
+import click
+from click.core import ParameterSource
+
+from motus.serve.cli.common import (
+    client_command,
+    connect,
+    exit_code,
+    fail_option,
+    message_body,
+    message_text,
+    param_option,
+    session_argument,
+    show,
+    timeout_option,
+    translated_errors,
+    user_params,
+)
+from motus.serve.cli.prompts import parse_json
+from motus.serve.cli.text import visible
+
+__all__ = [
+    "cancel",
+    "create",
+    "delete",
+    "get",
+    "health",
+    "messages",
+    "resume",
+    "send",
+    "sessions",
+]
+
+
+@client_command()
+@click.argument("url")
+@click.option("--json", "as_json", is_flag=True, help="Everything the server says, as JSON.")
+def health(url: str, as_json: bool) -> None:
+    """Show how a server is doing."""
+    with translated_errors(), connect(url) as client:
+        found = client.health()
+        if as_json:
+            show(found)
+            return
+        running, most = found.get("running_workers"), found.get("max_workers")
+        click.echo(visible(f"Status: {found['status']}"))
+        click.echo(visible(f"Workers: {running}/{most}"))
+        click.echo(visible(f"Total sessions: {found.get('total_sessions')}"))
+
+
+@client_command()
+@click.argument("url")
+def create(url: str) -> None:
+    """Create a session."""
+    with translated_errors(), connect(url) as client:
+        show(client.create())
+
+
+@client_command()
+@click.argument("url")
+def sessions(url: str) -> None:
+    """List the sessions."""
+    with translated_errors(), connect(url) as client:
+        show(client.sessions())
+
+
+@client_command()
+@click.argument("url")
+@session_argument
+@click.option("--wait", is_flag=True, help="Wait until no turn is running.")
+@timeout_option
+@fail_option
+@click.pass_context
+def get(
+    context: click.Context,
+    url: str,
+    session_id: str,
+    wait: bool,
+    timeout: float | None,
+    fail: bool,
+) -> None:
+    """Show a session."""
+    with translated_errors(), connect(url) as client:
+        found = client.wait(session_id, timeout=timeout) if wait else client.get(session_id)
+        show(found)
+        context.exit(exit_code(found["status"], fail=fail))
+
+
+@client_command()
+@click.argument("url")
+@session_argument
+def delete(url: str, session_id: str) -> None:
+    """Delete a session, and stop what it runs."""
+    with translated_errors(), connect(url) as client:
+        client.delete(session_id)
+        click.echo(visible(f"Deleted session {session_id}"))
+
+
+@client_command()
+@click.argument("url")
+@session_argument
+def messages(url: str, session_id: str) -> None:
+    """Show the conversation of a session."""
+    with translated_errors(), connect(url) as client:
+        show(client.messages(session_id))
+
+
+@client_command()
+@click.argument("url")
+@session_argument
+@click.argument("message")
+@click.option("--role", default="user", show_default=True, help="Who says it.")
+@click.option("--wait", is_flag=True, help="Wait until the turn is over.")
+@timeout_option
+@click.option("--webhook-url", metavar="URL", help="Called when the turn is over.")
+@click.option(
+    "--webhook-token",
+    metavar="TOKEN",
+    envvar="MOTUS_WEBHOOK_TOKEN",
+    show_envvar=True,
+    help="Bearer token for the webhook; others can read it on the command line.",
+)
+@click.option(
+    "--webhook-include-messages", is_flag=True, help="Send the conversation to the webhook too."
+)
+@param_option
+@fail_option
+@click.pass_context
+def send(
+    context: click.Context,
+    url: str,
+    session_id: str,
+    message: str,
+    role: str,
+    wait: bool,
+    timeout: float | None,
+    webhook_url: str | None,
+    webhook_token: str | None,
+    webhook_include_messages: bool,
+    params: tuple[str, ...],
+    fail: bool,
+) -> None:
+    """Send a MESSAGE to a session; "-" reads it from stdin."""
+    body = {}
+    if webhook_url is not None:
+        body["webhook"] = {"url": webhook_url, "include_messages": webhook_include_messages}
+        if webhook_token:
+            body["webhook"]["token"] = webhook_token
+    else:
+        for option in ("webhook_token", "webhook_include_messages"):
+            if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{option.replace('_', '-')} needs --webhook-url")
+    with translated_errors(), connect(url) as client:
+        body |= message_body(message_text(message), user_params(params), role)
+        answer = client.send(session_id, body)
+        if wait:
+            answer = client.wait(session_id, timeout=timeout)
+        show(answer)
+        context.exit(exit_code(answer["status"], fail=fail and wait))
+
+
+@client_command()
+@click.argument("url")
+@session_argument
+@click.argument("interrupt_id")
+@click.argument("value", required=False)
+@click.option("--approve/--reject", default=None, help="Answer an approval, in place of a VALUE.")
+@click.option("--wait", is_flag=True, help="Wait until the turn goes no further.")
+@timeout_option
+@fail_option
+@click.pass_context
+def resume(
+    context: click.Context,
+    url: str,
+    session_id: str,
+    interrupt_id: str,
+    value: str | None,
+    approve: bool | None,
+    wait: bool,
+    timeout: float | None,
+    fail: bool,
+) -> None:
+    """Answer an interrupt with a VALUE, in JSON; "-" reads it from stdin.
+
+    `get` shows the interrupts of a session with their ids.
+    """
+    if (value is None) == (approve is None):
+        raise click.UsageError("give either a VALUE in JSON or one of --approve and --reject")
+    with translated_errors(), connect(url) as client:
+        answer = {"approved": approve} if value is None else parse_json(message_text(value))
+        found = client.resume(session_id, interrupt_id, answer)
+        if wait:
+            found = client.wait(session_id, timeout=timeout)
+        show(found)
+        context.exit(exit_code(found["status"], fail=fail and wait))
+
+
+@client_command()
+@click.argument("url")
+@session_argument
+def cancel(url: str, session_id: str) -> None:
+    """Stop the turn of a session; the session stays as it was before it."""
+    with translated_errors(), connect(url) as client:
+        show(client.cancel(session_id))

@@ -1,0 +1,42 @@
+"""What a server sends, made fit for a terminal.
+
+An agent repeats what models, web pages and files say. None of that may move the cursor, change the
+title or the colours, or show text in another order than it has: what a person approves must be
+what they see.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+__all__ = ["json_text", "visible", "without_nulls"]
+
+# Control characters but tab and newline, the marks that reorder text, and lone surrogates.
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with every character that would do something to a terminal written out."""
+    return _UNFIT.sub(_written_out, text.replace("\r\n", "\n"))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    r"""JSON that says the same and is fit for a terminal: an escape character is `\u001b`."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the keys of its objects that are null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
