@@ -335,7 +335,7 @@ async def test_cleanup_that_calls_tasks_while_the_block_closes_gets_cancelled_fu
     assert cancelled(called[0])
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_a_foreign_asyncio_cancel_ends_the_task_and_harms_no_runner() -> None:
     @agent_task
     async def cancels_its_asyncio_task(wait: bool) -> int:
@@ -366,7 +366,7 @@ async def test_a_foreign_asyncio_cancel_ends_the_task_and_harms_no_runner() -> N
             assert await total([later(i, 0.001) for i in range(10)]) == 45
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_asyncio_code_runs_unchanged_in_bodies() -> None:
     @agent_task
     async def timeout() -> None:
@@ -396,7 +396,7 @@ async def test_asyncio_code_runs_unchanged_in_bodies() -> None:
         cancel(endless)
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 async def test_asyncio_code_on_trio_is_told_how_to_run() -> None:
     @agent_task
     async def uses_asyncio() -> None:

@@ -165,7 +165,7 @@ async def test_a_circle_between_siblings_is_found() -> None:
             await parent()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_what_a_finished_task_left_running_may_wait_for_what_needs_it() -> None:
     box: list[AgentFuture[Any]] = []
     tasks: list[asyncio.Task[Any]] = []
@@ -209,7 +209,7 @@ async def test_a_runner_that_crashes_leaves_nobody_waiting(
         futures[-1].af_result()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("times", [1, 2, 5])
 async def test_cancelling_the_owner_again_while_the_block_closes(times: int) -> None:
     ended: list[str] = []
@@ -240,7 +240,7 @@ async def test_cancelling_the_owner_again_while_the_block_closes(times: int) -> 
     assert ended == ["clean"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_a_runner_that_is_cancelled_before_its_first_step_is_replaced() -> None:
     async with open_runtime():
         future = nap(0.1, "value")
@@ -250,7 +250,7 @@ async def test_a_runner_that_is_cancelled_before_its_first_step_is_replaced() ->
         assert await future == "value"
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_a_body_that_cancels_its_asyncio_task_and_returns_harms_no_other() -> None:
     @agent_task
     async def rude() -> int:
@@ -265,7 +265,7 @@ async def test_a_body_that_cancels_its_asyncio_task_and_returns_harms_no_other()
             assert [await future for future in futures] == [1, "fine", 1, "fine"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_an_eager_task_factory_changes_nothing() -> None:
     # It came with Python 3.12; before, this sets what is set already.
     factory = getattr(asyncio, "eager_task_factory", None)
@@ -288,7 +288,7 @@ async def test_shutdown_in_a_loop_and_then_a_task_at_once() -> None:
 
 @pytest.mark.realtime
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_an_interrupt_in_an_adopted_runtime_is_only_logged(
     backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -310,7 +310,7 @@ async def test_an_interrupt_in_an_adopted_runtime_is_only_logged(
 
 @pytest.mark.realtime
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_threads_that_call_tasks_while_their_loop_ends(backend: str) -> None:
     def one_round() -> None:
         futures: list[AgentFuture[int]] = []
