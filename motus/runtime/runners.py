@@ -121,8 +121,9 @@ class Runners:
         self._somebody_goes_on()
 
     def _somebody_goes_on(self) -> None:
-        if not self.awake and self._work_waits():
-            self.wake()
+        if not self.awake:
+            # Also when nothing is left to do: perhaps the last one had no time to say so.
+            self._scheduler.follow_up()
 
     def _work_waits(self) -> bool:
         return bool(self._graph.ready or self._graph.fallout or self._scheduler.inbox)

@@ -31,6 +31,7 @@ from motus.runtime import (
     resolve,
     shutdown,
 )
+from motus.runtime import runners
 from motus.runtime.graph import Graph
 
 pytestmark = pytest.mark.realtime
@@ -279,6 +280,23 @@ def test_an_adopted_runtime_ends_with_its_loop(backend: str) -> None:
     assert all(future.af_done() for future in futures)
     with pytest.raises(TaskCancelledError):
         resolve(futures[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", [inc, double])
+def test_a_loop_that_ends_while_its_runner_pauses(
+    backend: str, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end comes where the last runner has done its work, and not yet said so."""
+    monkeypatch.setattr(runners, "SLICE", -1.0)
+    monkeypatch.setattr(runners, "IDLE", 1000.0)
+
+    async def main() -> None:
+        with anyio.fail_after(10):
+            assert await task(task(1)) in (3, 4)
+
+    for _ in range(50):
+        run(backend, main)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
