@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart import Response, g, request
@@ -173,7 +171,9 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
     @app.put("/sessions/<session_id>")
     async def _create_session_as(session_id: str) -> Response:
         if not config.allow_custom_ids:
-            raise RequestError(405, "Custom session IDs are not enabled")
+            response = _json({"detail": "Custom session IDs are not enabled"}, 405)
+            response.headers["Allow"] = "GET, HEAD, OPTIONS, DELETE"
+            return response
         if re.fullmatch(SESSION_UUID, session_id) is None:
             raise RequestError(400, "Session ID must be a valid UUID")
         return await create(session_id)
@@ -182,10 +182,10 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
         parse = partial(parse_new_session, max_state_size=config.max_state_size)
         new = await read(parse)
         session = Session(
-            session_id, anyio.current_time(), state=new.state, message_count=new.message_count
+            session_id, trio.current_time(), state=new.state, message_count=new.message_count
         )
         store.add(session)
-        return _json(SessionResponse.of(session.view()), 201, location=f"/sessions/{session_id}")
+        return _json(SessionResponse.of(session.view()), 201, session_id=session_id)
 
     @app.get("/sessions")
     async def _list_sessions() -> Response:
@@ -221,7 +221,7 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
         new = await read(parse_message)
         turns.post(find(session_id), new.message, new.webhook)
         accepted = SessionStatus(session_id, Status.RUNNING)
-        return _json(accepted, 202, location=f"/sessions/{session_id}")
+        return _json(accepted, 202, session_id=session_id)
 
     @app.post("/sessions/<session_id>/resume")
     async def _resume(session_id: str) -> Response:
@@ -250,7 +250,7 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
         data = await _body(config)
         if len(data) <= MAX_INLINE_BODY_BYTES:
             return parse(data, request.mimetype)
-        return await anyio.to_thread.run_sync(parse, data, request.mimetype)
+        return await trio.to_thread.run_sync(parse, data, request.mimetype)
 
     return app
 
@@ -263,7 +263,7 @@ async def _body(config: ServerConfig) -> bytes:
     """
     data = bytearray()
     received = 0
-    with anyio.move_on_after(config.body_timeout) as scope:
+    with trio.move_on_after(config.body_timeout) as scope:
         async for chunk in request.body:
             received += len(chunk)
             if received <= config.max_body_size:
@@ -279,8 +279,10 @@ async def _body(config: ServerConfig) -> bytes:
     return bytes(data)
 
 
-def _json(body: object, status: int = 200, *, location: str | None = None) -> Response:
+def _json(body: object, status: int = 200, *, session_id: str | None = None) -> Response:
+    """A response of JSON; with `session_id`, one that says where that session is."""
     response = Response(to_json(body), status, content_type="application/json")
-    if location is not None:
-        response.headers["Location"] = location
+    if session_id is not None:
+        # A host may have the application under a path of its own.
+        response.headers["Location"] = f"{request.root_path}/sessions/{session_id}"
     return response

@@ -119,26 +119,34 @@ def _is_secret(_: object, field: attrs.Attribute[Any], value: object) -> None:
         )
 
 
-def _as_names(value: Iterable[str]) -> tuple[str, ...]:
+def _as_names(value: Any) -> tuple[Any, ...]:
     # One text is a sequence of its letters, and never what was meant.
     if isinstance(value, str):
         return (value,)
-    return tuple(value)
+    # Whether they are names, and of what, the validators say.
+    return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
-def _as_hosts(value: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name.strip().lower().rstrip(".").strip("[]") for name in _as_names(value))
+def _as_hosts(value: Any) -> tuple[Any, ...]:
+    return tuple(
+        name.strip().lower().rstrip(".").strip("[]") if isinstance(name, str) else name
+        for name in _as_names(value)
+    )
+
+
+def _matches(pattern: re.Pattern[str], name: object) -> bool:
+    return isinstance(name, str) and pattern.fullmatch(name) is not None
 
 
 def _are_variables(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for name in value:
-        if not _VARIABLE.fullmatch(name):
+        if not _matches(_VARIABLE, name):
             raise ValueError(f"{field.name} takes names of environment variables, got {name!r}")
 
 
 def _are_hosts(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for name in value:
-        if not (_HOST_NAME.fullmatch(name) or _is_network(name, single=True)):
+        if not (_matches(_HOST_NAME, name) or _is_network(name, single=True)):
             raise ValueError(
                 f"{field.name} takes host names or addresses, without scheme and port, got {name!r}"
             )
@@ -146,16 +154,17 @@ def _are_hosts(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -
 
 def _are_hosts_or_networks(_: object, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for name in value:
-        if not (_HOST_NAME.fullmatch(name) or _is_network(name)):
+        if not (_matches(_HOST_NAME, name) or _is_network(name)):
             raise ValueError(
                 f"{field.name} takes host names, addresses or networks such as 10.0.0.0/8, without "
                 f"scheme and port, got {name!r}"
             )
 
 
-def _is_network(text: str, *, single: bool = False) -> bool:
+def _is_network(text: object, *, single: bool = False) -> bool:
     try:
-        network = ipaddress.ip_network(text)
+        # As text, since a number is an address to it.
+        network = ipaddress.ip_network(str(text))
     except ValueError:
         return False
     return not single or network.num_addresses == 1

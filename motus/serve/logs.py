@@ -26,9 +26,8 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
     0x2028: "\\u2028",
     0x2029: "\\u2029",
 }
-# Of libraries. The first announces an address before it serves there; ours comes when it does. The
-# others log whole URLs and headers, and a webhook's URL is a secret.
-_QUIET = ("motus.serve.http", "httpcore", "httpx")
+# Of libraries that log whole URLs and headers; a webhook's URL is a secret.
+_QUIET = ("httpcore", "httpx")
 
 
 def _stamp(record: logging.LogRecord) -> str:
@@ -108,7 +107,7 @@ class LineWriter:
             self._waiting += len(line)
             self._changed.notify()
 
-    def close(self, seconds: float = FLUSH_SECONDS) -> None:
+    def close(self, seconds: float) -> None:
         """Write what is left, for so long at most."""
         with self._changed:
             self._closed = True
@@ -186,4 +185,4 @@ def logging_to(descriptor: int, level: str = "info", log_format: str = "text") -
         root.setLevel(root_level)
         for logger, old in zip(quiet, levels, strict=True):
             logger.setLevel(old)
-        handler.writer.close()
+        handler.writer.close(FLUSH_SECONDS)

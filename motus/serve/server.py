@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Unpack
@@ -149,6 +148,7 @@ class AgentServer:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {log_level!r}")
         if log_format not in LOG_FORMATS:
             raise ValueError(f"log_format must be text or json, got {log_format!r}")
+        _hold_standard_descriptors()
         allow_descriptors(self._config.max_connections)
         with logging_to(STDERR, log_level, log_format):
             trio.run(self._run, host, port)
@@ -196,6 +196,8 @@ class AgentServer:
             yield listener
 
     async def _run(self, host: str, port: int) -> None:
+        # Whoever started us may have blocked them, and we would never stop.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             stopping = trio.Event()
             serving_now = trio.Event()
@@ -239,8 +241,14 @@ async def _ending_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # Not left to Hypercorn, whose nurseries would wrap the error and hide the free port's number.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Beforehand, since `create_server` loses its socket over either.
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise AddressError(f"Could not listen on {host}:{port}: not a host's name") from error
+    if not 0 <= port < 1 << 16:
+        raise AddressError(f"Could not listen on {host}:{port}: not a port's number")
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
@@ -250,8 +258,20 @@ def _listen(host: str, port: int) -> socket.socket:
         raise AddressError(f"Could not listen on {host}:{port}: {reason}") from error
 
 
+def _hold_standard_descriptors() -> None:
+    """Open the null device where standard descriptors are closed.
+
+    Otherwise a socket would get the number, and what is written to the log.
+    """
+    for number in range(STDERR + 1):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is taken.
+            os.open(os.devnull, os.O_RDWR)
+
+
 def _announce(line: str) -> None:
     # Not a log record: scripts wait for this line, whatever the log level.
     with contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        print(line, flush=True)  # noqa: T201  # as said above

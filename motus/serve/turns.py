@@ -107,8 +107,8 @@ class _LiveTurn:
         return self.session.turn_id != self.turn_id
 
     def set_clock(self) -> None:
-        """Have the deadline come nearer only while the turn runs and has a slot."""
-        running = self.has_slot and not self.answered and self.session.status is Status.RUNNING
+        """Have the deadline come nearer only while the turn has a slot."""
+        running = self.has_slot and not self.answered
         if running and self.scope.deadline == math.inf:
             self.scope.deadline = anyio.current_time() + self.time_left
         elif not running and self.scope.deadline != math.inf:
@@ -315,14 +315,12 @@ class Turns:
                     # Otherwise the slot is needed, and given back after that.
                     if not live.deliveries:
                         self._give_slot(live)
-                    live.set_clock()
                 case DeliverResume(turn_id, interrupt_id, value):
                     live = self._live[session][turn_id]
                     assert live.tasks is not None
                     live.deliveries.append(Resume(turn_id, interrupt_id, value))
                     if len(live.deliveries) == 1:
                         live.tasks.start_soon(self._deliver, live)
-                    live.set_clock()
                 case StopTurn():
                     # All of them: the worker of an answered turn may not have exited yet.
                     for live in self._live.get(session, {}).values():
@@ -357,10 +355,9 @@ class Turns:
             if live.scope.cancelled_caught:
                 # Or because the turn was to be stopped, which the session knows better.
                 error = AGENT_TIMED_OUT
-        except OSError as problem:
-            error = _not_started(problem)
-        except AgentLoadError as problem:
-            error = str(problem)
+        # Of a worker, too, that was to import the agent itself and did not come to that.
+        except (WorkerDiedError, ProtocolError, OSError, AgentLoadError) as problem:
+            error = _explained(problem)
         # A mistake of ours in one turn must not end the turns of everyone else.
         except Exception:  # as said above; it is logged
             logger.exception("turn failed inside the server", extra=live.ids)
@@ -376,7 +373,7 @@ class Turns:
             if not turns:
                 del self._live[live.session]
             live.ended.set()
-            logger.info("turn over: session %s", live.session.status, extra=live.ids)
+            logger.info("turn over", extra=live.ids)
 
     async def _take_slot(self, live: _LiveTurn, *, ahead: bool = False) -> None:
         await self._slots.take(ahead=ahead)
@@ -403,12 +400,8 @@ class Turns:
                 try:
                     await live.worker.send(frame)
                     await self._listen(live, live.worker)
-                except WorkerDiedError as error:
-                    self._stop(live.session, worker_died(str(error)))
-                except OSError as error:
-                    self._stop(live.session, _not_started(error))
-                except ProtocolError as error:
-                    self._stop(live.session, f"Worker broke the protocol: {error}")
+                except (WorkerDiedError, ProtocolError, OSError) as problem:
+                    self._stop(live.session, _explained(problem))
                 live.tasks.cancel_scope.cancel()
             live.set_clock()
             with anyio.move_on_after(EXIT_GRACE_SECONDS):
@@ -427,11 +420,11 @@ class Turns:
                     self._apply(live.session, self._outcome(live, message))
                 case Failure():
                     logger.warning("agent failed: %s", message.error, extra=live.ids)
-                    for line in message.traceback.splitlines():
+                    for line in message.traceback_lines:
                         agent_logger.error("%s", line, extra=live.ids)
                     self._apply(live.session, TurnFailed(live.turn_id, message.error))
                 case _:
-                    continue  # Ready: the turn is in its pipe already
+                    raise ProtocolError("a message that has no place in a turn")
 
     def _outcome(self, live: _LiveTurn, result: Result) -> TurnSucceeded | TurnFailed:
         size, limit = len(result.state), self._config.max_state_size
@@ -481,5 +474,14 @@ class Turns:
         self._stop(session, f"No reply to an interrupt within {self._config.interrupt_ttl:g} s")
 
 
-def _not_started(error: OSError) -> str:
-    return f"Worker could not be started: {error.strerror}"
+def _explained(problem: WorkerDiedError | ProtocolError | OSError | AgentLoadError) -> str:
+    """Why there is no answer, for the client."""
+    match problem:
+        case WorkerDiedError():
+            return worker_died(str(problem))
+        case ProtocolError():
+            return f"Worker broke the protocol: {problem}"
+        case OSError():
+            return f"Worker could not be started: {problem.strerror}"
+        case _:
+            return str(problem)

@@ -65,6 +65,11 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 64
 # A message stands a few levels deep in the frame that carries it.
 MAX_FRAME_DEPTH = MAX_DEPTH + 8
+# Of what goes into the log and stays with the session, and is read by people.
+MAX_ERROR_CHARACTERS = 10_000
+MAX_TRACEBACK_CHARACTERS = 32_768
+MAX_TRACEBACK_LINES = 1000
+MAX_ID_CHARACTERS = 64
 EMPTY_STATE = b"[]"
 LENGTH_BYTES = 4
 MIN_READ_BYTES = 1 << 16
@@ -104,7 +109,7 @@ class Interrupt:
     """The agent waits for a value from outside."""
 
     turn_id: str
-    interrupt_id: str
+    interrupt_id: str = attrs.field(validator=attrs.validators.max_len(MAX_ID_CHARACTERS))
     payload: dict[str, Any]
 
 
@@ -126,8 +131,22 @@ class Failure:
     """
 
     turn_id: str | None
-    error: str
-    traceback: str
+    error: str = attrs.field(validator=attrs.validators.max_len(MAX_ERROR_CHARACTERS))
+    traceback: str = attrs.field(validator=attrs.validators.max_len(MAX_TRACEBACK_CHARACTERS))
+
+    @classmethod
+    def of(cls, turn_id: str | None, error: str, traceback: str = "") -> Failure:
+        """With what a frame can carry of any text: the middle of a long one is left out."""
+        return cls(
+            turn_id,
+            _shortened(error, MAX_ERROR_CHARACTERS),
+            _shortened(traceback, MAX_TRACEBACK_CHARACTERS),
+        )
+
+    @property
+    def traceback_lines(self) -> list[str]:
+        """For the log; the last of them where there are very many."""
+        return self.traceback.splitlines()[-MAX_TRACEBACK_LINES:]
 
 
 @attrs.frozen
@@ -206,6 +225,20 @@ M = TypeVar("M")
 _converter = make_converter(forbid_extra_keys=True)
 
 
+def _shortened(text: str, limit: int) -> str:
+    """At most `limit` characters of it, with lone surrogates, as in file names, written out."""
+    text = _without_middle(text, limit).encode("utf-8", "backslashreplace").decode("utf-8")
+    return _without_middle(text, limit)
+
+
+def _without_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    gap = f" ... {len(text) - limit} characters and more ... "
+    half = (limit - len(gap)) // 2
+    return text[:half] + gap + text[-half:]
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ProtocolError(f"{name} is not JSON")
 
@@ -234,15 +267,20 @@ def decode_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     except ValueError as error:
         # Not only JSONDecodeError: Python refuses integers of more than some thousand digits.
         raise ProtocolError(f"not JSON: {error}") from error
-    # Both checks walk the whole value; counting bytes first spares almost every text of them.
-    if data.count(b"[") + data.count(b"{") > max_depth and _depth_exceeds(value, max_depth):
-        raise ProtocolError(f"nested deeper than {max_depth}")
+    # Both checks walk the whole value; a look at the bytes spares almost every text of them.
+    _check_depth(value, data, max_depth)
     if b"\\u" in data:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             raise ProtocolError("a string contains a lone surrogate") from error
     return value
+
+
+def _check_depth(value: object, data: bytes, limit: int) -> None:
+    """Raises `ProtocolError` if the value, which `data` stands for, is nested too deeply."""
+    if data.count(b"[") + data.count(b"{") > limit and _depth_exceeds(value, limit):
+        raise ProtocolError(f"nested deeper than {limit}")
 
 
 def _depth_exceeds(value: object, limit: int) -> bool:
@@ -275,8 +313,17 @@ def encode_json(value: object) -> bytes:
 
 
 def encode_state(messages: list[ChatMessage]) -> bytes:
-    """A session's state as frames and the store carry it. Raises `ProtocolError`."""
-    return encode_json(messages_to_json(messages, omit_none=True))
+    """A session's state as frames and the store carry it.
+
+    Raises `ProtocolError` for what could not be decoded again.
+    """
+    try:
+        value = messages_to_json(messages, omit_none=True)
+    except RecursionError as error:
+        raise ProtocolError(f"nested deeper than {MAX_FRAME_DEPTH}") from error
+    state = encode_json(value)
+    _check_depth(value, state, MAX_FRAME_DEPTH)
+    return state
 
 
 def decode_state(state: bytes) -> list[ChatMessage]:
@@ -289,9 +336,13 @@ def decode_state(state: bytes) -> list[ChatMessage]:
 
 def encode_frame(message: Message, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """The message as a whole frame. Raises `ProtocolError` for what no decoder would accept."""
-    fields = _converter.unstructure(message)
+    try:
+        fields = _converter.unstructure(message)
+    except RecursionError as error:
+        raise ProtocolError(f"nested deeper than {MAX_FRAME_DEPTH}") from error
     state = fields.pop("state", None)
     body = encode_json({"type": _TAGS[type(message)], **fields})
+    _check_depth(fields, body, MAX_FRAME_DEPTH)
     if state is not None:
         body = b"\n".join((body, state))
     if len(body) > max_frame_bytes:

@@ -29,9 +29,9 @@ from motus.runtime import (
     is_initialized,
     open_runtime,
     resolve,
+    runners,
     shutdown,
 )
-from motus.runtime import runners
 from motus.runtime.graph import Graph
 
 pytestmark = pytest.mark.realtime

@@ -126,12 +126,16 @@ def asks(message: ChatMessage, state: State) -> Answer:
     return _answer(input(), message, state)
 
 
+def report(directory: str, name: str, value: object) -> None:
+    """Tell the test, in a file that is there only when it is complete."""
+    part = Path(directory) / f"{name}.part"
+    part.write_text(str(value))
+    part.rename(part.with_suffix(""))
+
+
 def _report(directory: str | None, **numbers: int) -> None:
-    """Tell the test, in files of the directory that the message names."""
     for name, number in numbers.items():
-        part = Path(directory or ".") / f"{name}.part"
-        part.write_text(str(number))
-        part.rename(part.with_suffix(""))
+        report(directory or ".", name, number)
 
 
 def hang(message: ChatMessage, state: State) -> Answer:
@@ -179,7 +183,7 @@ def die_with_fork(message: ChatMessage, state: State) -> Answer:
     return echo(message, state)
 
 
-def _protocol_descriptor() -> int:
+def protocol_descriptor() -> int:
     """The socket to the server, found as code that means harm would."""
     for number in range(3, 1024):
         try:
@@ -190,25 +194,44 @@ def _protocol_descriptor() -> int:
     raise AssertionError("no socket")
 
 
+def _framed(text: bytes) -> bytes:
+    return len(text).to_bytes(4, "big") + text
+
+
+# What the worker writes, and how the error that comes of it begins.
 GARBAGE = {
-    "huge": b"\xff\xff\xff\xff" + b"x" * 100_000,
-    "text": b"hello, world, this is no frame",
-    "unknown tag": b"\x00\x00\x00\x11" + b'{"type":"pickle"}',
-    "not json": b"\x00\x00\x00\x03" + b"{[}",
-    "nan": b"\x00\x00\x00\x1a" + b'{"type":"hello","pid":NaN}',
-    "second hello": b"\x00\x00\x00\x18" + b'{"type":"hello","pid":2}',
-    "truncated": b"\x00\x00\x01\x00{",
-    "other turn": b'\x00\x00\x00\x3a{"type":"failure","turn_id":"x","error":"","traceback":""}',
+    "huge": (
+        b"\xff" * 4 + b"x" * 100_000,
+        "Worker broke the protocol: a frame of 4294967295 bytes",
+    ),
+    "text": (b"hello, world, this is no frame", "Worker broke the protocol: a frame of"),
+    "unknown tag": (
+        _framed(b'{"type":"pickle"}'),
+        "Worker broke the protocol: unknown message type 'pickle'",
+    ),
+    "not json": (_framed(b"{[}"), "Worker broke the protocol: not JSON"),
+    "nan": (
+        _framed(b'{"type":"failure","turn_id":null,"error":"","traceback":NaN}'),
+        "Worker broke the protocol: NaN is not JSON",
+    ),
+    "missing field": (
+        _framed(b'{"type":"failure","turn_id":null}'),
+        "Worker broke the protocol: malformed 'failure' message",
+    ),
+    "truncated": (b"\x00\x00\x01\x00{", "Worker process exited unexpectedly (exit code 0)"),
+    "other turn": (
+        _framed(b'{"type":"failure","turn_id":"x","error":"","traceback":""}'),
+        "Worker broke the protocol: an answer to another turn",
+    ),
 }
 
 
 def garbage(message: ChatMessage, state: State) -> Answer:
     """Write bytes of the agent's own choice to the server."""
-    data = GARBAGE.get(message.content or "")
-    if data is None:
+    if message.content not in GARBAGE:
         return echo(message, state)
-    descriptor = _protocol_descriptor()
-    os.write(descriptor, data)
+    data, _ = GARBAGE[message.content]
+    os.write(protocol_descriptor(), data)
     if message.content == "truncated":
         os._exit(0)
     time.sleep(1000)
@@ -216,7 +239,7 @@ def garbage(message: ChatMessage, state: State) -> Answer:
 
 
 def close_channel(message: ChatMessage, state: State) -> Answer:
-    os.close(_protocol_descriptor())
+    os.close(protocol_descriptor())
     return echo(message, state)
 
 

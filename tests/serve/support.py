@@ -162,6 +162,9 @@ class ServerProcess:
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        if error is None:
+            # A traceback of the server's own is a mistake, whatever the test was about.
+            assert "Exception Group" not in self.log, self.log
 
     @property
     def log(self) -> str:

@@ -27,9 +27,8 @@ import attrs
 import pytest
 
 from motus.serve.cli import serve
+from tests.serve.support import PATIENCE, ROOT
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
 CTRL_C = "\x03"
 CTRL_D = "\x04"
 

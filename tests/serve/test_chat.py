@@ -13,12 +13,11 @@ from typing import Any, Self
 
 import pytest
 
+from tests.serve.support import PATIENCE, ROOT
 from tests.serve.terminals import (
     CTRL_C,
     CTRL_D,
     LOST,
-    PATIENCE,
-    ROOT,
     PseudoTerminal,
     Reply,
     ScriptedServer,

@@ -172,7 +172,19 @@ def test_a_question_without_options_is_answered_freely() -> None:
 
 def test_json_answers() -> None:
     assert parse_json('{"a": [1, null]}') == {"a": [1, None]}
-    for line in ("yes", "{", "NaN", "-Infinity", '"\\ud800"', "[" * 100_000):
+    deep = "[" * 65 + "]" * 65
+    # As a server reads it: what that would refuse is better said here.
+    for line in (
+        "yes",
+        "{",
+        "NaN",
+        "-Infinity",
+        "1e999",
+        '"\\ud800"',
+        "\ud800",
+        deep,
+        "[" * 100_000,
+    ):
         with pytest.raises(InvalidAnswerError, match='written "like this"'):
             parse_json(line)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from motus.serve.cli.common import message_text
 from tests.serve.support import ROOT, ServerProcess, alive, reported, until
 from tests.serve.terminals import CTRL_C, CTRL_D, PseudoTerminal, motus, motus_here
 
@@ -48,9 +49,9 @@ def test_chat_with_one_message_prints_the_answer_alone(server: ServerProcess) ->
     done = motus("chat", server.url, "fine")
     assert (done.returncode, done.stdout) == (0, "fine\n")
     session = session_of(done.stderr)
-    again = motus("chat", server.url, "fine", "--session", session)
+    again = motus_here("chat", server.url, "fine", "--session", session)
     assert session_of(again.stderr) == session
-    assert len(json.loads(motus("messages", server.url, session).stdout)) == 4
+    assert len(json.loads(motus_here("messages", server.url, session).stdout)) == 4
 
 
 def test_chat_reads_a_pipe_line_by_line_and_removes_its_session(server: ServerProcess) -> None:
@@ -58,7 +59,7 @@ def test_chat_reads_a_pipe_line_by_line_and_removes_its_session(server: ServerPr
     assert (done.returncode, done.stdout) == (0, "fine\nfine\n")
     lines = done.stderr.splitlines()[1:]
     assert lines == ["Chat session started (Ctrl+C to quit)", "Error: ValueError: boom", "Bye!"]
-    assert session_of(done.stderr) not in motus("sessions", server.url).stdout
+    assert session_of(done.stderr) not in motus_here("sessions", server.url).stdout
 
 
 def test_the_commands_for_sessions(server: ServerProcess) -> None:
@@ -92,11 +93,11 @@ def test_a_turn_that_failed_is_an_answer_unless_the_script_says_otherwise(
 
 
 def test_health_is_three_lines_or_json(server: ServerProcess) -> None:
-    lines = motus("health", server.url).stdout.splitlines()
+    lines = motus_here("health", server.url).stdout.splitlines()
     assert lines[0] == "Status: ok"
     assert re.fullmatch(r"Workers: \d+/\d+", lines[1])
     assert re.fullmatch(r"Total sessions: \d+", lines[2])
-    assert json.loads(motus("health", server.url, "--json").stdout)["status"] == "ok"
+    assert json.loads(motus_here("health", server.url, "--json").stdout)["status"] == "ok"
 
 
 def test_interrupts_are_answered_and_turns_cancelled_by_commands(asking: ServerProcess) -> None:
@@ -143,6 +144,11 @@ def test_a_command_that_makes_no_sense_exits_with_two(server: ServerProcess) -> 
         assert (done.returncode, done.stdout) == (2, ""), arguments
 
 
+def test_a_message_from_an_input_that_is_closed_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert message_text("-") == ""
+
+
 def test_errors_exit_with_one(server: ServerProcess) -> None:
     done = motus_here("get", server.url, "nobody")
     assert (done.returncode, done.stdout) == (1, "")
@@ -169,15 +175,12 @@ def test_the_token_of_the_environment_opens_the_server(
 
 @pytest.mark.parametrize("module", ["motus", "motus.serve"])
 def test_without_a_command_there_is_help(module: str) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-m", module, *arguments]
-        return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     if module == "motus":
-        assert run().returncode == 1
-        done = run("serve")
-    else:
-        done = run()
+        assert (done.returncode, "  serve  " in done.stdout) == (1, True)
+        return
     assert done.returncode == 0
     listed = re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE)
     assert listed[:3] == ["start", "chat", "health"]

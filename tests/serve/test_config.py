@@ -99,9 +99,12 @@ def test_the_document_has_every_flag_with_its_default() -> None:
         *(("auth", value) for value in ("basic", None, "")),
         *(("auth_token", value) for value in ("", SECRET, "\n", "\xe9", b"token", 5)),
         *(("webhook_secret", value) for value in ("", SECRET)),
-        *(("env", value) for value in (["A-B"], [""], ["A=1"], ["1A"], "a b")),
-        *(("allowed_hosts", value) for value in (["http://x"], ["x:80"], [""], ["10.0.0.0/8"])),
-        *(("webhook_allow", value) for value in (["http://x"], ["x/y"], ["10.0.0.1/8"], ["*"])),
+        *(("env", value) for value in (["A-B"], [""], ["A=1"], ["1A"], "a b", None, [5])),
+        *(("allowed_hosts", value) for value in (["http://x"], ["x:80"], [""], ["10.0.0.0/8"], 5)),
+        *(
+            ("webhook_allow", value)
+            for value in (["http://x"], ["x/y"], ["10.0.0.1/8"], ["*"], [None])
+        ),
     ],
 )
 def test_a_wrong_value_names_its_keyword_and_shows_no_secret(keyword: str, value: Any) -> None:

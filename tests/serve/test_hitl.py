@@ -171,6 +171,19 @@ async def test_a_stuck_worker_holds_up_nobody_but_its_own_turn() -> None:
         assert (await h.posted("nothing")).view().status is Status.IDLE
 
 
+async def test_a_stuck_worker_ends_at_its_deadline_also_while_something_else_is_asked() -> None:
+    async with house(agent, timeout=10, max_workers=1) as h:
+        session = await h.posted("ask 2")
+        h.pool.workers[0].stuck = True
+        h.turns.resume(session, asked(h, session)[0], "x" * 1_000_000)
+        await settle()
+        # The slot is held until the worker has its value, so that must not be for ever.
+        assert (session.status, h.turns.running_workers) == (Status.INTERRUPTED, 1)
+        await trio.sleep(10 + INSTANT)
+        assert session.view().error == "Agent timed out"
+        assert (await h.posted("nothing")).view().status is Status.IDLE
+
+
 async def test_an_abandoned_interrupt_ends_within_a_second() -> None:
     async with house(agent, interrupt_ttl=60, ttl=5) as h:
         session = await h.posted("ask 2")

@@ -26,11 +26,10 @@ from tests.serve.support import served
 
 def lines_of(*portions: bytes) -> list[str]:
     lines: list[str] = []
-    splitter = LineSplitter(lines.append)
+    splitter = LineSplitter()
     for portion in portions:
-        splitter.feed(portion)
-    splitter.end()
-    return lines
+        lines += splitter.feed(portion)
+    return [*lines, *splitter.end()]
 
 
 def test_output_is_split_into_lines_however_it_comes() -> None:

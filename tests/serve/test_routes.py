@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -112,6 +113,90 @@ async def test_cancelling() -> None:
             # The conversation is as it was before the turn.
             assert len((await h.ask("GET", f"{path}/messages"))[1]) == 2
         assert await h.ask("POST", "/sessions/x/cancel") == (404, {"detail": "Session not found"})
+
+
+async def test_every_waiter_is_answered() -> None:
+    async def work(worker: FakeWorker) -> str:
+        await trio.sleep(5)
+        return "done"
+
+    async with house(work) as h:
+        path = await create(h)
+        await send(h, path, "x")
+        seen: list[str] = []
+
+        async def wait() -> None:
+            _, session = await h.ask("GET", f"{path}?wait=true")
+            seen.append(session["status"])
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(wait)
+        assert seen == ["idle"] * 10
+        assert trio.current_time() - began == pytest.approx(5)
+
+
+async def test_a_wait_for_a_session_that_is_deleted_says_so() -> None:
+    async with house(agent) as h:
+        path = await create(h)
+        await send(h, path, "hang")
+        answers: list[tuple[int, Any]] = []
+
+        async def wait() -> None:
+            answers.append(await h.ask("GET", f"{path}?wait=true"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await settle()
+            assert await h.ask("DELETE", path) == (204, None)
+        assert answers == [(404, {"detail": "Session deleted"})]
+
+
+async def test_custom_ids() -> None:
+    session = str(uuid.uuid4())
+    async with house(agent) as h:
+        response = await h.http.put(f"/sessions/{session}")
+        assert response.status_code == 405
+        assert await response.get_json() == {"detail": "Custom session IDs are not enabled"}
+        assert "DELETE" in response.headers["allow"]
+        assert "PUT" not in response.headers["allow"]
+    async with house(agent, allow_custom_ids=True) as h:
+        status, created = await h.ask("PUT", f"/sessions/{session}", {"state": []})
+        assert (status, created["session_id"]) == (201, session)
+        again = await h.ask("PUT", f"/sessions/{session}")
+        assert again == (409, {"detail": "Session already exists"})
+        for wrong in ("mine", "{" + session + "}", "a" * 1000):
+            refused = await h.ask("PUT", f"/sessions/{wrong}")
+            assert refused == (400, {"detail": "Session ID must be a valid UUID"})
+
+
+async def test_a_wrong_shape_names_the_field() -> None:
+    async with house(agent) as h:
+        body = {"state": [{"role": "user"}, {"role": "user", "content": ["x"]}]}
+        status, answer = await h.ask("POST", "/sessions", body)
+        [problem] = answer["detail"]
+        assert (status, problem["loc"]) == (422, ["body", "state", 1, "content"])
+        assert problem["msg"] == "expected a string, got a list"
+
+
+async def test_unknown_paths_and_methods_answer_in_json() -> None:
+    async with house(agent) as h:
+        assert await h.ask("GET", "/nowhere") == (404, {"detail": "Not Found"})
+        wrong = await h.http.patch("/sessions")
+        assert wrong.status_code == 405
+        assert await wrong.get_json() == {"detail": "Method Not Allowed"}
+        assert "POST" in wrong.headers["allow"]
+
+
+async def test_under_a_path_of_its_host_the_application_says_where_sessions_are() -> None:
+    async with house(agent) as h:
+        created = await h.http.post("/agents/sessions", root_path="/agents")
+        session = (await created.get_json())["session_id"]
+        path = f"/agents/sessions/{session}"
+        assert created.headers["location"] == path
+        sent = await h.http.post(f"{path}/messages", json={"content": "x"}, root_path="/agents")
+        assert (sent.status_code, sent.headers["location"]) == (202, path)
 
 
 async def test_two_who_cancel_and_one_who_deletes_are_all_answered() -> None:
@@ -238,6 +323,8 @@ async def test_a_full_server_and_a_stopping_one_say_when_to_ask_again() -> None:
         response = await h.http.post("/sessions")
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         assert await response.get_json() == {"detail": "Maximum number of sessions reached"}
+        await h.ask("DELETE", path)
+        path = await create(h)
         await h.turns.drain(1)
         response = await h.http.post(f"{path}/messages", json={})
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")

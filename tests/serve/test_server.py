@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from motus.serve import AgentServer
+from motus.serve.server import AddressError
 from tests.serve import agents, edge_agents
 from tests.serve.support import (
     Api,
@@ -136,12 +137,12 @@ async def test_an_error_in_the_block_stops_turns_at_once_and_comes_out(tmp_path:
     with pytest.raises(ExceptionGroup) as caught:
         async with served(agents.hang) as api:
             await api.post(await api.create(), str(tmp_path))
-            worker = await reported_async(tmp_path, "worker")
+            pids = [await reported_async(tmp_path, name) for name in ("worker", "grandchild")]
             began = trio.current_time()
             raise KeyError("mine")
     assert trio.current_time() - began < 5
     assert caught.group_contains(KeyError, match="mine")
-    assert not alive(worker)
+    assert not any(map(alive, pids))
 
 
 @pytest.mark.trio
@@ -172,6 +173,15 @@ async def test_leaving_the_block_lets_turns_finish_and_answers_who_waits(tmp_pat
 
             nursery.start_soon(finish)
     assert outcomes == ["idle"]
+
+
+@pytest.mark.trio
+@pytest.mark.realtime
+async def test_an_address_that_is_none_is_an_error_that_names_it() -> None:
+    for host, port in (("127.0.0.1", 70_000), ("a..b", 0), ("nowhere.invalid", 0)):
+        with pytest.raises(AddressError, match=f"^Could not listen on {host}:{port}: "):
+            async with AgentServer(agents.echo).serving(host, port):
+                raise AssertionError("it serves")
 
 
 @pytest.mark.trio

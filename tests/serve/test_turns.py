@@ -11,25 +11,25 @@ import pytest
 import trio
 
 from tests.serve import agents
-from tests.serve.support import alive, reported_async, served, until_async
+from tests.serve.support import Api, alive, reported_async, served, until_async
 
 pytestmark = [pytest.mark.trio, pytest.mark.realtime]
 
 
+# Those that are not served anywhere else here: plain and async functions are, and import paths.
 @pytest.mark.parametrize(
-    "agent",
-    [agents.echo, agents.async_echo, agents.awaitable_echo, agents.CallableEcho],
-    ids=["sync", "async", "awaitable", "class"],
+    ("agent", "answer"),
+    [
+        (agents.awaitable_echo, "next"),
+        (agents.CallableEcho, "next"),
+        (agents.counter, "1"),
+        (agents.Counter, "1"),
+    ],
+    ids=["awaitable", "callable class", "object", "class"],
 )
-async def test_every_kind_of_agent_answers(agent: object) -> None:
+async def test_every_kind_of_agent_answers(agent: object, answer: str) -> None:
     async with served(agent) as api:
-        assert await api.answer("hello") == "hello"
-
-
-async def test_objects_and_classes_with_run_turn_answer() -> None:
-    for agent in (agents.counter, agents.Counter, "tests.serve.agents:counter"):
-        async with served(agent) as api:
-            assert await api.answer("next") == "1"
+        assert await api.answer("next") == answer
 
 
 async def test_each_turn_has_a_process_and_sync_agents_a_thread() -> None:
@@ -49,27 +49,24 @@ async def test_the_agent_knows_its_session() -> None:
         assert (await api.turn(session, "x"))["response"]["content"] == session
 
 
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        ("raise", "ValueError: boom"),
-        ("exit", "SystemExit: 4"),
-        ("silent", "ValueError"),
-        ("surrogate", "ValueError: bad name \\udcff"),
-    ],
-)
-async def test_what_the_agent_raises_is_the_sessions_error(content: str, error: str) -> None:
+async def test_what_the_agent_raises_is_the_sessions_error() -> None:
     async with served(agents.fail) as api:
-        session = await api.create()
-        await api.turn(session, "fine")
-        outcome = await api.turn(session, content)
-        assert (outcome["status"], outcome["error"]) == ("error", error)
-        assert outcome["response"] is None
-        # The state is as it was before the turn, and the session goes on.
-        assert len(await api.messages(session)) == 2
-        outcome = await api.turn(session, "fine")
-        assert (outcome["status"], outcome["error"]) == ("idle", None)
-        assert len(await api.messages(session)) == 4
+        for content, error in (
+            ("raise", "ValueError: boom"),
+            ("exit", "SystemExit: 4"),
+            ("silent", "ValueError"),
+            ("surrogate", "ValueError: bad name \\udcff"),
+        ):
+            session = await api.create()
+            await api.turn(session, "fine")
+            outcome = await api.turn(session, content)
+            assert (outcome["status"], outcome["error"]) == ("error", error)
+            assert outcome["response"] is None
+            # The state is as it was before the turn, and the session goes on.
+            assert len(await api.messages(session)) == 2
+            outcome = await api.turn(session, "fine")
+            assert (outcome["status"], outcome["error"]) == ("idle", None)
+            assert len(await api.messages(session)) == 4
 
 
 async def test_the_traceback_reaches_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -88,28 +85,20 @@ async def test_a_group_of_one_error_is_reported_as_that_error() -> None:
         assert await api.error("x") == "ValueError: boom"
 
 
-@pytest.mark.parametrize(
-    ("content", "came"),
-    [
-        ("nothing", "got NoneType"),
-        ("text", "got str"),
-        ("alone", "got a tuple of 1"),
-        ("response", "got a response of type str"),
-        ("state", "got a state of type str"),
-        ("item", "got a state with dict at index 1"),
-    ],
-)
-async def test_a_result_of_another_kind_says_what_came(content: str, came: str) -> None:
+async def test_a_result_of_another_kind_says_what_came() -> None:
     async with served(agents.wrong_result) as api:
-        error = await api.error(content)
-        assert "must return a (response, state) tuple" in error
-        assert error.endswith(came)
-
-
-@pytest.mark.parametrize("content", ["nan", "object"])
-async def test_a_result_that_json_cannot_say_is_an_error(content: str) -> None:
-    async with served(agents.wrong_result) as api:
-        assert "not expressible in JSON" in await api.error(content)
+        for content, came in (
+            ("nothing", "NoneType"),
+            ("text", "str"),
+            ("alone", "a tuple of 1"),
+            ("response", "a response of type str"),
+            ("state", "a state of type str"),
+            ("item", "a state with dict at index 1"),
+        ):
+            error = await api.error(content)
+            assert error == f"Agent must return a (response, state) tuple, got {came}"
+        for content in ("nan", "object"):
+            assert "not expressible in JSON" in await api.error(content), content
 
 
 async def test_output_and_input_leave_the_protocol_alone(
@@ -134,19 +123,21 @@ async def test_an_agent_that_asks_gets_the_end_of_the_input() -> None:
         assert await api.error("x") == "EOFError: EOF when reading a line"
 
 
-@pytest.mark.parametrize(
-    ("content", "cause"),
-    [("SIGKILL", "SIGKILL"), ("SIGSEGV", "SIGSEGV"), ("3", "exit code 3"), ("0", "exit code 0")],
-)
-async def test_a_worker_that_dies_is_named_with_its_cause(content: str, cause: str) -> None:
+async def test_a_worker_that_dies_is_named_with_its_cause() -> None:
     async with served(agents.die) as api:
-        session = await api.create()
-        await api.turn(session, "fine")
-        outcome = await api.turn(session, content)
-        assert outcome["error"] == f"Worker process exited unexpectedly ({cause})"
-        assert outcome["status"] == "error"
-        assert len(await api.messages(session)) == 2
-        assert (await api.turn(session, "fine"))["status"] == "idle"
+        for content, cause in (
+            ("SIGKILL", "SIGKILL"),
+            ("SIGSEGV", "SIGSEGV"),
+            ("3", "exit code 3"),
+            ("0", "exit code 0"),
+        ):
+            session = await api.create()
+            await api.turn(session, "fine")
+            outcome = await api.turn(session, content)
+            assert outcome["error"] == f"Worker process exited unexpectedly ({cause})"
+            assert outcome["status"] == "error"
+            assert len(await api.messages(session)) == 2
+            assert (await api.turn(session, "fine"))["status"] == "idle"
 
 
 async def test_a_killed_worker_harms_its_own_session_only(tmp_path: Path) -> None:
@@ -207,15 +198,23 @@ async def test_deletion_goes_on_without_its_client(tmp_path: Path) -> None:
         assert not alive(worker)
 
 
-@pytest.mark.parametrize("agent", [agents.hang, agents.hang_async], ids=["thread", "loop"])
-async def test_a_turn_beyond_its_deadline_is_ended(agent: object, tmp_path: Path) -> None:
-    async with served(agent, timeout=2.5) as api:
-        session = await api.create()
-        outcome = await api.turn(session, str(tmp_path))
-        assert (outcome["status"], outcome["error"]) == ("error", "Agent timed out")
-        assert not alive(await reported_async(tmp_path, "worker"))
-        if agent is agents.hang:
-            assert not alive(await reported_async(tmp_path, "grandchild"))
+async def test_a_turn_beyond_its_deadline_is_ended(tmp_path: Path) -> None:
+    async with (
+        served(agents.hang, timeout=2.5) as in_thread,
+        served(agents.hang_async, timeout=2.5) as in_loop,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def hang(api: Api, name: str, *pids: str) -> None:
+            (tmp_path / name).mkdir()
+            outcome = await api.turn(await api.create(), str(tmp_path / name))
+            assert (outcome["status"], outcome["error"]) == ("error", "Agent timed out")
+            for pid in pids:
+                assert not alive(await reported_async(tmp_path / name, pid))
+
+        # Side by side, as each takes all of its time.
+        nursery.start_soon(hang, in_thread, "thread", "worker", "grandchild")
+        nursery.start_soon(hang, in_loop, "loop", "worker")
 
 
 async def test_a_process_left_behind_by_an_answered_turn_is_killed(tmp_path: Path) -> None:
@@ -233,18 +232,15 @@ async def test_a_lingering_thread_does_not_hold_up_the_end() -> None:
                 assert await api.answer("x") == "x"
 
 
-@pytest.mark.parametrize("content", sorted(agents.GARBAGE))
-async def test_garbage_on_the_channel_harms_that_turn_only(content: str) -> None:
+async def test_garbage_on_the_channel_harms_that_turn_only() -> None:
     async with served(agents.garbage) as api:
-        session = await api.create()
-        with trio.fail_after(15):
-            outcome = await api.turn(session, content)
-        assert outcome["status"] == "error"
-        expected = (
-            "Worker process exited" if content == "truncated" else "Worker broke the protocol"
-        )
-        assert outcome["error"].startswith(expected)
-        assert (await api.turn(session, "fine"))["response"]["content"] == "fine"
+        for content, (_, reason) in agents.GARBAGE.items():
+            session = await api.create()
+            with trio.fail_after(15):
+                outcome = await api.turn(session, content)
+            assert outcome["status"] == "error"
+            assert outcome["error"].startswith(reason), (content, outcome["error"])
+            assert (await api.turn(session, "fine"))["response"]["content"] == "fine"
 
 
 async def test_a_worker_that_closes_its_channel_is_ended() -> None:
@@ -265,27 +261,3 @@ async def test_a_large_state_goes_through_the_worker_and_back() -> None:
 async def test_a_state_beyond_a_frame_is_an_error_of_the_turn() -> None:
     async with served(agents.big) as api:
         assert "bytes (at most" in await api.error(str(65 * 1024 * 1024))
-
-
-async def test_leaving_the_server_by_an_error_stops_its_turns(tmp_path: Path) -> None:
-    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        async with served(agents.hang) as api:
-            await api.post(await api.create(), str(tmp_path))
-            worker = await reported_async(tmp_path, "worker")
-            grandchild = await reported_async(tmp_path, "grandchild")
-            _ = 1 / 0
-    assert not alive(worker)
-    assert not alive(grandchild)
-
-
-async def test_cancelling_the_server_stops_its_turns(tmp_path: Path) -> None:
-    with trio.CancelScope() as scope:
-        async with served(agents.hang) as api:
-            await api.post(await api.create(), str(tmp_path))
-            await reported_async(tmp_path, "worker")
-            await reported_async(tmp_path, "grandchild")
-            scope.cancel()
-            await trio.sleep_forever()
-    assert scope.cancelled_caught
-    assert not alive(await reported_async(tmp_path, "worker"))
-    assert not alive(await reported_async(tmp_path, "grandchild"))

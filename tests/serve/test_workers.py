@@ -339,11 +339,12 @@ time.sleep(1000)
         ("raise RuntimeError('no key')", "Could not import module 'bad': RuntimeError: no key"),
         ("agent = 5", "'bad:agent' is not a ServableAgent, OpenAI Agent, or callable"),
         ("", "Module 'bad' has no attribute 'agent'"),
+        ("import sys; sys.exit(3)", "Could not import module 'bad': SystemExit: 3"),
         ("import os; os._exit(3)", "The agent could not be imported: exit code 3"),
         ("import os; os.kill(os.getpid(), 11)", "The agent could not be imported: SIGSEGV"),
         (BABBLE, "The agent could not be imported: "),
     ],
-    ids=["raises", "no agent", "nothing", "exits", "crashes", "babbles"],
+    ids=["raises", "no agent", "nothing", "leaves", "exits", "crashes", "babbles"],
 )  # fmt: skip
 @MODES
 async def test_an_agent_that_cannot_be_imported_is_an_error_at_the_start(
@@ -369,7 +370,7 @@ async def test_an_import_that_does_not_end_is_an_error(
 
 @MODES
 async def test_a_start_can_be_cancelled(mode: Any, modules: Path) -> None:
-    text = "import os, time; from tests.serve.worker_agents import report\n"
+    text = "import os, time; from tests.serve.agents import report\n"
     text += f"report({str(modules)!r}, 'pid', os.getpid())\n"
     (modules / "slow.py").write_text(text + "time.sleep(1000)")
     pool = WorkerPool(AgentTarget("slow:agent"), ServerConfig(workers_mode=mode))

@@ -18,6 +18,7 @@ import anyio
 
 from motus.models import ChatMessage
 from motus.serve.interrupt import interrupt
+from tests.serve.agents import protocol_descriptor, report
 
 State = list[ChatMessage]
 Answer = tuple[ChatMessage, State]
@@ -26,13 +27,6 @@ Answer = tuple[ChatMessage, State]
 def _answer(value: Any, message: ChatMessage, state: State) -> Answer:
     response = ChatMessage.assistant_message(json.dumps(value))
     return response, [*state, message, response]
-
-
-def report(directory: str, name: str, value: object) -> None:
-    """Tell the test, in a file that is there only when it is complete."""
-    part = Path(directory) / f"{name}.part"
-    part.write_text(str(value))
-    part.rename(part.with_suffix(""))
 
 
 def look(message: ChatMessage, state: State) -> Answer:
@@ -90,7 +84,7 @@ def stray(message: ChatMessage, state: State) -> Answer:
     one, and without a parent; and one in the group that has dropped its environment."""
     directory = message.content or ""
     report(directory, "bare", subprocess.Popen(["sleep", "1000"], env={}).pid)
-    program = "import sys; from tests.serve.worker_agents import report; import os, time;"
+    program = "import sys; from tests.serve.agents import report; import os, time;"
     program += "report(sys.argv[1], 'executed', os.getpid()); time.sleep(1000)"
     subprocess.Popen([sys.executable, "-c", program, directory], start_new_session=True)
     if os.fork() == 0:
@@ -208,21 +202,9 @@ def misbehave(message: ChatMessage, state: State) -> Answer:
     elif how == "memory":
         _ = [bytearray(1 << 20) for _ in range(1 << 20)]
     elif how == "half a frame":
-        os.write(_channel(), b"\x00\x00\x10\x00{")
+        os.write(protocol_descriptor(), b"\x00\x00\x10\x00{")
         os.kill(os.getpid(), signal.SIGKILL)
     return _answer("fine", message, state)
-
-
-def _channel() -> int:
-    numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208  # numbers
-    return min(n for n in numbers if n >= 200 and _is_socket(n))
-
-
-def _is_socket(number: int) -> bool:
-    try:
-        return str(Path(f"/proc/self/fd/{number}").readlink()).startswith("socket:")
-    except OSError:
-        return False
 
 
 def wait(message: ChatMessage, state: State) -> Answer:

@@ -183,9 +183,9 @@ def resume(
     timeout: float | None,
     fail: bool,
 ) -> None:
-    """Answer an interrupt with a VALUE, in JSON; "-" reads it from stdin.
+    """Answer what a turn asks with a VALUE in JSON.
 
-    `get` shows the interrupts of a session with their ids.
+    "-" reads it from stdin. `get` shows the interrupts of a session with their ids.
     """
     if (value is None) == (approve is None):
         raise click.UsageError("give either a VALUE in JSON or one of --approve and --reject")
@@ -202,6 +202,9 @@ def resume(
 @click.argument("url")
 @session_argument
 def cancel(url: str, session_id: str) -> None:
-    """Stop the turn of a session; the session stays as it was before it."""
+    """Stop the turn of a session.
+
+    The session is as it was before it.
+    """
     with translated_errors(), connect(url) as client:
         show(client.cancel(session_id))

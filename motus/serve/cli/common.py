@@ -113,7 +113,10 @@ def exit_code(status: str, *, fail: bool) -> int:
 
 def message_text(argument: str) -> str:
     """What a MESSAGE argument stands for: "-" is all that comes from stdin."""
-    return sys.stdin.read() if argument == "-" else argument
+    if argument != "-":
+        return argument
+    # There is none if whoever started this process has closed it.
+    return "" if sys.stdin is None else sys.stdin.read()
 
 
 def message_body(

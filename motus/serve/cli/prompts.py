@@ -6,13 +6,14 @@ questions is a custom interrupt, which can be answered with JSON.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 
+from motus.errors import ProtocolError
 from motus.serve.cli.text import json_text, visible
+from motus.serve.wire import decode_json
 
 __all__ = [
     "Approval",
@@ -168,14 +169,12 @@ def parse_choice(question: Question, line: str) -> Choice:
 def parse_json(line: str) -> Any:
     """The value that a line of JSON stands for. Raises `InvalidAnswerError`."""
     try:
-        value = json.loads(line, parse_constant=_no_constant)
-        # A lone surrogate cannot be sent.
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        return decode_json(line.encode())
+    except (ProtocolError, UnicodeEncodeError) as error:
+        reason = str(error).removeprefix("not JSON: ")
         raise InvalidAnswerError(
-            f'That is not JSON ({error}); text is written "like this", with the quotes'
+            f'That is not JSON ({reason}); text is written "like this", with the quotes'
         ) from error
-    return value
 
 
 def _read_question(value: Any) -> Question | None:
@@ -216,7 +215,3 @@ def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
 
 def _one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")

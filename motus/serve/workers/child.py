@@ -54,7 +54,6 @@ from motus.serve.workers.settings import WorkerSettings
 __all__ = ["import_agent", "main", "serve_turn", "warm_up"]
 
 LIFELINE = 3
-MAX_ERROR_CHARACTERS = 10_000
 # Parameters of a message that are for the worker; the agent finds them in its environment.
 SANDBOX_VARIABLES = {"sandbox_url": "SANDBOX_URL", "sandbox_token": "SANDBOX_TOKEN"}
 # Packages, and the name of this module, that stand between the worker and the agent's code.
@@ -108,11 +107,10 @@ def _describe(error: BaseException, backend: str) -> str:
         error = error.exceptions[0]
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001  # the agent's own __str__: its failure must not hide the error
+    except BaseException:  # noqa: BLE001  # the agent's own __str__, which must not hide the error
         text = "<no message>"
     hint = _backend_hint(error, text) if backend == "trio" else ""
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return _printable(text[:MAX_ERROR_CHARACTERS] + hint)
+    return (f"{type(error).__name__}: {text}" if text else type(error).__name__) + hint
 
 
 def _backend_hint(error: BaseException, text: str) -> str:
@@ -126,11 +124,6 @@ def _backend_hint(error: BaseException, text: str) -> str:
             " (the agent runs on trio and called asyncio: start the server with --backend asyncio)"
         )
     return ""
-
-
-def _printable(text: str) -> str:
-    # Lone surrogates, as in undecodable file names, have no UTF-8 form.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _what_came(result: object) -> str:
@@ -203,20 +196,22 @@ async def _outcome(turn: Turn, agent: LoadedAgent) -> Result | Failure:
     try:
         message = _set_variables(turn)
         result: Any = await _call(agent.call, message, decode_state(turn.state))
+        # Looking at the result may run the agent's code as well.
+        if not _is_turn_result(result):
+            said = f"Agent must return a (response, state) tuple, got {_what_came(result)}"
+            return Failure.of(turn.turn_id, said)
+        response, state = result
+        return _result(turn, response, state)
     except BaseException as error:  # noqa: BLE001  # the worker's only job is to report it
-        return _failure(turn, error, agent.backend)
-    if not _is_turn_result(result):
-        came = _what_came(result)
-        return Failure(turn.turn_id, f"Agent must return a (response, state) tuple, got {came}", "")
-    response, state = result
+        said = _describe(error, agent.backend)
+        return Failure.of(turn.turn_id, said, _user_traceback(error))
+
+
+def _result(turn: Turn, response: ChatMessage, state: list[ChatMessage]) -> Result | Failure:
     try:
         return Result(turn.turn_id, response, len(state), encode_state(state))
     except ProtocolError as error:
-        return Failure(turn.turn_id, f"The agent's state is {error}", "")
-
-
-def _failure(turn: Turn, error: BaseException, backend: str) -> Failure:
-    return Failure(turn.turn_id, _describe(error, backend), _printable(_user_traceback(error)))
+        return Failure.of(turn.turn_id, f"The agent's state is {error}")
 
 
 def _set_variables(turn: Turn) -> ChatMessage:
@@ -248,7 +243,7 @@ def _answer(channel: _Channel, outcome: Result | Failure) -> None:
     try:
         channel.send(outcome)
     except ProtocolError as error:
-        channel.send(Failure(outcome.turn_id, f"The agent's answer is {error}", ""))
+        channel.send(Failure.of(outcome.turn_id, f"The agent's answer is {error}"))
 
 
 def _finish() -> NoReturn:
@@ -286,7 +281,7 @@ def import_agent(settings: WorkerSettings) -> LoadedAgent | Failure:
     except AgentLoadError as error:
         cause = error.__cause__
         details = "" if isinstance(cause, AttributeError | None) else _user_traceback(cause)
-        return Failure(None, _printable(str(error)), _printable(details))
+        return Failure.of(None, str(error), details)
 
 
 def warm_up(backend: str) -> None:

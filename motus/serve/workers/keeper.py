@@ -49,6 +49,8 @@ class TemplateProcess:
 
     def __init__(self, settings: WorkerSettings, environment: Mapping[str, str]) -> None:
         self.mode: str | None = None
+        # Whether it has ever made a worker.
+        self.has_forked = False
         self._settings = settings
         self._environment = {**environment, WORKER_VARIABLE: WorkerMark.PLACEHOLDER}
         self._workers: dict[str, Worker] = {}
@@ -89,7 +91,7 @@ class TemplateProcess:
         if self.mode is not None:
             return
         if self._failure is not None:
-            for line in self._failure.traceback.splitlines():
+            for line in self._failure.traceback_lines:
                 agent_logger.warning("%s", line)
             raise AgentLoadError(self._failure.error)
         raise TemplateGoneError(str(self._problem))
@@ -132,6 +134,10 @@ class TemplateProcess:
         """Make no more workers, and end when the last one has."""
         self._retired = True
         self._end_if_idle()
+
+    def kill(self) -> None:
+        """End the process at once; its workers go on."""
+        self._process_scope.cancel()
 
     def stop(self) -> None:
         """Kill every worker and end, at once."""
@@ -184,8 +190,7 @@ class TemplateProcess:
                     await self._listened.wait()
                     if self._problem is None:
                         self._problem = describe_status(status)
-                    # It does not end in order before all of its workers have.
-                    self._end(None if status == 0 else tasks)
+                    self._end(tasks)
             finally:
                 self._tasks = None
 
@@ -210,7 +215,7 @@ class TemplateProcess:
         return None
 
     def _end(self, orphanage: trio.Nursery | None = None) -> None:
-        """The process is gone: see to the workers that it has left, if it has left any alive."""
+        """The process is gone: see to the workers that it has left."""
         if self.has_ended:
             return
         self._ended.set()
@@ -286,6 +291,7 @@ class TemplateProcess:
             case Changed():
                 self._news.set()
             case Forked(worker_id, pid):
+                self.has_forked = True
                 if not self._received:
                     raise ProtocolError("a worker without its descriptor")
                 process = self._received.popleft()

@@ -29,6 +29,9 @@ SPARES = 2
 PREPARE_SECONDS = 300.0
 # From the request for a worker to one that has the agent, where each imports it anew.
 READY_SECONDS = 300.0
+# For a fork. A template that has not even begun by then has been stopped, or traced, and would keep
+# every turn waiting; another one costs an import, and harms no turn.
+FORK_SECONDS = 10.0
 # An editor writes a file in several steps, and often more than one file.
 CHANGES_SETTLE_SECONDS = 0.1
 FIRST_PAUSE_SECONDS = 0.1
@@ -134,7 +137,6 @@ class WorkerPool:
                     if deaths >= DEATHS_UNTIL_ERROR or not self._has_begun:
                         self._report(AgentLoadError(f"The agent could not be imported: {error}"))
                 else:
-                    deaths = 0
                     self._change_over(template, first)
                     if not self._has_begun:
                         self._has_begun = True
@@ -150,6 +152,10 @@ class WorkerPool:
                         logger.info("the agent's files have changed")
                         continue
                     logger.warning("the template has died; there will be another one")
+                    self._drop_spares()
+                    deaths = 0 if current.has_forked else deaths + 1
+                    if deaths >= DEATHS_UNTIL_ERROR:
+                        self._report(AgentLoadError("The template dies before it makes a worker"))
                 if anyio.current_time() - began > STEADY_SECONDS:
                     pause = 0.0
                 await anyio.sleep(pause)
@@ -192,10 +198,7 @@ class WorkerPool:
 
     def _change_over(self, template: TemplateProcess, first: Worker | None) -> None:
         before, self._current = self._current, template
-        old = [*self._spares]
-        self._spares.clear()
-        for worker in old:
-            self._home().start_soon(worker.stop)
+        self._drop_spares()
         if before is not None:
             before.retire()
         if first is not None:
@@ -224,7 +227,8 @@ class WorkerPool:
 
         `on_output` is called with each line that the agent prints. Waits while there is no
         template. Raises `OSError` where the system has no room for a worker, `AgentLoadError`
-        when the agent cannot be imported any more.
+        when the agent cannot be imported any more, and what `Worker.receive` does when a worker
+        ends while it imports the agent.
         """
         worker = await self._take()
         worker.output.send_lines_to(on_output)
@@ -256,7 +260,12 @@ class WorkerPool:
     async def _fork(self, template: TemplateProcess) -> Worker:
         worker = await template.fork()
         try:
-            await worker.wait_forked()
+            with anyio.move_on_after(FORK_SECONDS) as waiting:
+                await worker.wait_forked()
+            if waiting.cancelled_caught:
+                logger.error("the template does not answer, and is killed")
+                template.kill()
+                raise TemplateGoneError("the template does not answer")  # noqa: TRY301  # cleaned up here
             if template.mode == "exec":
                 await worker.wait_ready(READY_SECONDS)
         except BaseException:
@@ -267,6 +276,10 @@ class WorkerPool:
                 self._home().start_soon(worker.stop)
             raise
         return worker
+
+    def _drop_spares(self) -> None:
+        while self._spares:
+            self._home().start_soon(self._spares.popleft().stop)
 
     def _drop_dead_spares(self) -> None:
         for worker in [worker for worker in self._spares if worker.has_exited]:
@@ -294,6 +307,7 @@ class WorkerPool:
             return  # the next one gets spares of its own
         except (MotusError, OSError) as error:
             # Whoever needs a worker asks again, and is told.
-            logger.warning("no spare worker: %s", error)
+            if not self._closing.is_set():
+                logger.warning("no spare worker: %s", error)
         finally:
             self._coming -= 1

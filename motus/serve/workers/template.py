@@ -115,6 +115,8 @@ class _Template:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # Ctrl+C on the terminal is the server's business.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Whoever started the server, or the agent's import, may have blocked some, SIGCHLD as well.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_reader, select.POLLIN)

@@ -164,10 +164,10 @@ class Worker:
                 raise AgentLoadError(f"The agent was not imported within {seconds:g} seconds")
             case Ready():
                 return
-            case Failure(error=error, traceback=details):
-                for line in details.splitlines():
+            case Failure():
+                for line in said.traceback_lines:
                     logger.warning("%s", line)
-                raise AgentLoadError(error)
+                raise AgentLoadError(said.error)
             case _:
                 raise AgentLoadError("The worker did not say whether it has the agent")
 
