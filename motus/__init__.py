@@ -23,22 +23,43 @@ if TYPE_CHECKING:
         resolve,
         shutdown,
     )
+    from motus.tools import (
+        FunctionTool,
+        InputSchema,
+        Tools,
+        normalize_tools,
+        tool,
+        tools,
+        tools_from,
+    )
 
 __all__ = [
     "AgentFuture",
+    "FunctionTool",
+    "InputSchema",
     "TaskCancelledError",
+    "Tools",
     "__version__",
     "agent_task",
     "cancel",
     "init",
     "is_initialized",
+    "normalize_tools",
     "open_runtime",
     "resolve",
     "shutdown",
+    "tool",
+    "tools",
+    "tools_from",
 ]
+
+_OF_TOOLS = frozenset(
+    {"FunctionTool", "InputSchema", "Tools", "normalize_tools", "tool", "tools", "tools_from"}
+)
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'motus' has no attribute {name!r}")
-    return getattr(import_module("motus.runtime"), name)
+    home = "motus.tools" if name in _OF_TOOLS else "motus.runtime"
+    return getattr(import_module(home), name)

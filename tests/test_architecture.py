@@ -17,8 +17,22 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Decisions only: no event loop, thread, clock, logging set-up, environment or I/O.
 PURE = {
+    "motus.agent.conversation",
+    "motus.agent.limits",
+    "motus.agent.steps",
+    "motus.agent.usage",
     "motus.errors",
+    "motus.memory.boundary",
+    "motus.memory.summary",
+    "motus.memory.tokens",
     "motus.messages",
+    "motus.models.anthropic_wire",
+    "motus.models.base",
+    "motus.models.errors",
+    "motus.models.gemini_wire",
+    "motus.models.openai_wire",
+    "motus.models.options",
+    "motus.models.wire",
     "motus.runtime.containers",
     "motus.runtime.cycles",
     "motus.runtime.graph",
@@ -30,6 +44,7 @@ PURE = {
     "motus.serve.session",
     "motus.serve.webhook_rules",
     "motus.serve.wire",
+    "motus.tools.schema",
 }
 IMPURE = {
     "anyio", "asyncio", "concurrent", "io", "logging", "multiprocessing", "os", "pathlib", "random",

@@ -5,6 +5,80 @@ The clients are loaded on first use, so that a program pays for the SDKs that it
 
 from __future__ import annotations
 
-from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ChatCompletion", "ChatMessage", "FunctionCall", "ToolCall", "ToolDefinition"]
+from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
+from motus.models.base import (
+    BaseChatClient,
+    CachePolicy,
+    ChatStream,
+    ReasoningConfig,
+    ReasoningDelta,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+)
+from motus.models.errors import (
+    ModelAuthenticationError,
+    ModelBadRequestError,
+    ModelConnectionError,
+    ModelContextOverflowError,
+    ModelError,
+    ModelRateLimitError,
+    ModelServerError,
+    ModelTimeoutError,
+    StructuredOutputError,
+)
+
+if TYPE_CHECKING:
+    from motus.models.anthropic import AnthropicChatClient
+    from motus.models.gemini import GeminiChatClient
+    from motus.models.openai import OpenAIChatClient
+    from motus.models.openrouter import OpenRouterChatClient
+
+__all__ = [
+    "AnthropicChatClient",
+    "BaseChatClient",
+    "CachePolicy",
+    "ChatCompletion",
+    "ChatMessage",
+    "ChatStream",
+    "FunctionCall",
+    "GeminiChatClient",
+    "ModelAuthenticationError",
+    "ModelBadRequestError",
+    "ModelConnectionError",
+    "ModelContextOverflowError",
+    "ModelError",
+    "ModelRateLimitError",
+    "ModelServerError",
+    "ModelTimeoutError",
+    "OpenAIChatClient",
+    "OpenRouterChatClient",
+    "ReasoningConfig",
+    "ReasoningDelta",
+    "StreamEvent",
+    "StructuredOutputError",
+    "TextDelta",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolDefinition",
+]
+
+# Volcano Engine speaks OpenAI's protocol: `OpenAIChatClient` with its `base_url` does all that a
+# client of its own would. The name is for programs that ask whether there is one.
+VolcEngineChatClient = None
+
+_LAZY = {
+    "AnthropicChatClient": "motus.models.anthropic",
+    "GeminiChatClient": "motus.models.gemini",
+    "OpenAIChatClient": "motus.models.openai",
+    "OpenRouterChatClient": "motus.models.openrouter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'motus.models' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,223 @@
+"""The ReAct loop: carries out what the step machine decides."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import attrs
+from typing_extensions import TypeVar
+
+from motus.agent.base import AgentBase, MemoryType
+from motus.agent.conversation import closing_messages, tool_error
+from motus.agent.limits import UsageLimits
+from motus.agent.outcomes import as_text, guard_value
+from motus.agent.steps import (
+    AddMessages,
+    CallModel,
+    CheckReply,
+    Fail,
+    Finish,
+    Instruction,
+    RunTools,
+    ShowStep,
+    StepMachine,
+)
+from motus.agent.tasks import model_serve_task
+from motus.errors import TaskCancelledError
+from motus.guardrails import Guardrail
+from motus.memory.base import BaseMemory
+from motus.messages import ChatCompletion, ChatMessage, ToolCall
+from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
+from motus.models.errors import StructuredOutputError
+from motus.runtime.future import AgentFuture
+from motus.tools.results import encode_error
+
+__all__ = ["ReActAgent", "StepCallback"]
+
+T = TypeVar("T", default=str)
+
+StepCallback = Callable[[str | None, list[dict[str, str]]], Awaitable[object] | None]
+
+
+class ReActAgent(AgentBase[T]):
+    """Calls the model, runs the tools that it asks for, all at once, and so on until it answers.
+
+    The answer is text, or an object of `response_format`: a pydantic model, a dataclass, an attrs
+    class. One that does not fit goes back to the model once, with what is wrong; then it is a
+    `StructuredOutputError`.
+
+    `max_steps` replies with tool calls and no answer are a `RuntimeError`. `step_callback(content,
+    tool_calls)` is called, and awaited, before the tools of a step run; each call is a dict of its
+    name and arguments. Output guardrails see the answer before it is remembered, so that what they
+    change or refuse is nowhere in the conversation. `usage_limits` hold for each run.
+    """
+
+    def __init__(
+        self,
+        client: BaseChatClient,
+        model_name: str,
+        name: str | None = None,
+        system_prompt: str | None = None,
+        tools: Any = None,
+        response_format: type[T] | None = None,
+        max_steps: int | None = 20,
+        timeout: float | None = None,
+        memory_type: MemoryType = "basic",
+        memory: BaseMemory | None = None,
+        input_guardrails: Iterable[Guardrail] | None = None,
+        output_guardrails: Iterable[Guardrail] | None = None,
+        reasoning: ReasoningConfig = AUTO_REASONING,
+        cache_policy: CachePolicy | str = CachePolicy.AUTO,
+        step_callback: StepCallback | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> None:
+        super().__init__(
+            client,
+            model_name,
+            name=name,
+            system_prompt=system_prompt,
+            tools=tools,
+            response_format=response_format,
+            max_steps=max_steps,
+            timeout=timeout,
+            memory_type=memory_type,
+            memory=memory,
+            input_guardrails=input_guardrails,
+            output_guardrails=output_guardrails,
+            reasoning=reasoning,
+            cache_policy=cache_policy,
+        )
+        self._step_callback = step_callback
+        self._usage_limits = usage_limits
+        self._machine: StepMachine | None = None
+
+    async def _run(self, user_prompt: Any = None, **kwargs: Any) -> T:
+        machine = self._machine = StepMachine(self.max_steps, self._usage_limits)
+        message = _as_message(user_prompt)
+        # What came in by hand may have been left open.
+        await self._memory.add_last_messages(closing_messages(self._memory.messages))
+        try:
+            return await self._carry_out(machine, machine.started(message))
+        except BaseException:
+            await self._close_conversation(machine.results())
+            raise
+
+    async def _carry_out(self, machine: StepMachine, todo: list[Instruction]) -> T:
+        while True:
+            following: list[Instruction] = []
+            for instruction in todo:
+                match instruction:
+                    case AddMessages(messages):
+                        for message in messages:
+                            await self._memory.add_message(message)
+                    case CallModel():
+                        following = await self._reply(machine)
+                    case ShowStep(content, calls):
+                        await self._show(content, calls)
+                    case RunTools(calls):
+                        following = await self._results(machine, calls)
+                    case CheckReply(completion):
+                        following = await self._check(machine, completion)
+                    case Fail(error):
+                        raise error
+                    case Finish(value):
+                        return value  # type: ignore[no-any-return]  # made by _check
+            todo = following
+
+    async def _answered(self, answer: T) -> T:
+        # The guardrails have seen it already, before it was remembered.
+        return answer
+
+    def _steps_completed(self) -> int:
+        return self._machine.steps_completed if self._machine is not None else 0
+
+    async def _reply(self, machine: StepMachine) -> list[Instruction]:
+        call = model_serve_task(
+            self._client,
+            self._model_name,
+            self._memory.get_context(),
+            self.tools_schema(),
+            self._response_format,
+            self._reasoning,
+            self._cache_policy,
+        )
+        try:
+            completion = await call
+        except StructuredOutputError as error:
+            used = self._count(error.completion)
+            machine.model_replied(attrs.evolve(error.completion, tool_calls=None), *used)
+            return machine.reply_rejected(error.completion, error)
+        return machine.model_replied(completion, *self._count(completion))
+
+    def _count(self, completion: ChatCompletion) -> tuple[int, float | None]:
+        tokens = self._meter.add(self._model_name, completion.usage)
+        limits = self._usage_limits
+        if limits is None or limits.cost is None:
+            return tokens, 0.0
+        return tokens, self._price(self._model_name, completion.usage)
+
+    async def _show(self, content: str | None, calls: list[ToolCall]) -> None:
+        if self._step_callback is not None:
+            shown = [
+                {"name": call.function.name, "arguments": call.function.arguments} for call in calls
+            ]
+            waiting = self._step_callback(content, shown)
+            if inspect.isawaitable(waiting):
+                await waiting
+
+    async def _results(self, machine: StepMachine, calls: list[ToolCall]) -> list[Instruction]:
+        tools = self._all_tools
+        futures = [tools.start(call.function.name, call.function.arguments) for call in calls]
+        following: list[Instruction] = []
+        index = 0
+        try:
+            for index, future in enumerate(futures):
+                following += machine.tool_finished(index, await _result(future))
+        except BaseException:
+            # What has come of the others is worth keeping.
+            for later in range(index + 1, len(futures)):
+                if futures[later].af_done() and not futures[later].af_cancelled():
+                    machine.tool_finished(later, _known_result(futures[later]))
+            raise
+        return following
+
+    async def _check(self, machine: StepMachine, completion: ChatCompletion) -> list[Instruction]:
+        """Whether a reply without tool calls is the answer, and what the guardrails make of it."""
+        reply = completion.to_message()
+        answer: Any = completion.content or ""
+        if self._response_format is not None:
+            answer = completion.parsed
+            if answer is None:
+                error = StructuredOutputError("the reply has no structured output", completion)
+                return machine.reply_rejected(completion, error)
+        checked = await guard_value(self._output_guardrails, answer, self)
+        if checked is not answer:
+            reply = attrs.evolve(reply, content=as_text(checked))
+        return machine.reply_accepted(reply, checked)
+
+
+async def _result(future: AgentFuture[str]) -> str:
+    try:
+        return await future
+    except TaskCancelledError:
+        # By somebody who meant this call alone; of a cancelled run the next step is the end.
+        return tool_error("the call was cancelled")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - nothing that a tool does ends the run
+        return encode_error(error)
+
+
+def _known_result(future: AgentFuture[str]) -> str:
+    try:
+        return future.af_result()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        return encode_error(error)
+
+
+def _as_message(prompt: Any) -> ChatMessage | None:
+    if prompt is None or isinstance(prompt, ChatMessage):
+        return prompt
+    if isinstance(prompt, str):
+        return ChatMessage.user_message(prompt)
+    raise TypeError(f"a prompt is text or a ChatMessage, not {type(prompt).__name__}")

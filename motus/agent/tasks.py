@@ -1,0 +1,50 @@
+"""Calling a model as a task of the graph."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
+from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
+from motus.runtime.agent_task import agent_task
+from motus.runtime.types import MODEL_CALL
+from motus.tools.base import Tool
+
+__all__ = ["model_serve_task"]
+
+
+@agent_task(task_type=MODEL_CALL)
+async def model_serve_task(
+    client: BaseChatClient,
+    model: str,
+    messages: list[ChatMessage],
+    tools: Mapping[str, Tool] | Sequence[ToolDefinition] | None = None,
+    response_format: type[Any] | None = None,
+    reasoning: ReasoningConfig = AUTO_REASONING,
+    cache_policy: CachePolicy = CachePolicy.AUTO,
+) -> ChatCompletion:
+    """Send a conversation to a model: a `model_call` task, whose future is the completion.
+
+    `response_format` None asks for text. Raises what the client does; cancelling the task closes
+    the client's connection.
+    """
+    if isinstance(tools, Mapping):
+        tools = [tool.definition() for tool in tools.values()]
+    options: dict[str, Any] = {"reasoning": reasoning}
+    if _takes_cache_policy(type(client)):
+        options["cache_policy"] = cache_policy
+    if response_format is None:
+        return await client.create(model, messages, tools or None, **options)
+    return await client.parse(model, messages, response_format, tools or None, **options)
+
+
+@cache
+def _takes_cache_policy(client: type[Any]) -> bool:
+    """Whether its methods take the keyword; clients of users may know nothing of it."""
+    parameters = inspect.signature(client.create).parameters
+    return "cache_policy" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )

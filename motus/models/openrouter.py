@@ -1,0 +1,84 @@
+"""OpenRouter: many providers behind one address, `OpenRouterChatClient`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from motus.messages import ChatMessage, ToolDefinition
+from motus.models.openai import OpenAIChatClient
+from motus.models.options import CachePolicy, ReasoningConfig, cache_control, thinks_adaptively
+from motus.models.structured import StructuredOutput
+
+__all__ = ["OpenRouterChatClient"]
+
+
+class OpenRouterChatClient(OpenAIChatClient):
+    """A client of OpenRouter; the name of a model there begins with that of its provider.
+
+    Like `OpenAIChatClient`, with the variables OPENROUTER_API_KEY and OPENROUTER_BASE_URL.
+    `cache_policy` holds for the models of Anthropic; others cache by themselves.
+    """
+
+    provider: ClassVar[str] = "openrouter"
+    title: ClassVar[str] = "OpenRouter"
+    key_variable: ClassVar[str] = "OPENROUTER_API_KEY"
+    url_variable: ClassVar[str] = "OPENROUTER_BASE_URL"
+    default_url: ClassVar[str | None] = "https://openrouter.ai/api/v1"
+
+    def _request(
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition],
+        reasoning: ReasoningConfig,
+        output: StructuredOutput | None,
+        kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        policy = CachePolicy(kwargs.get("cache_policy", CachePolicy.AUTO))
+        request = super()._request(model, messages, tools, reasoning, output, kwargs)
+        if model.startswith("anthropic/"):
+            _add_breakpoints(request["messages"], policy)
+        return request
+
+    def _add_reasoning(
+        self, request: dict[str, Any], model: str, reasoning: ReasoningConfig
+    ) -> None:
+        wanted: dict[str, Any] = {}
+        if not reasoning.enabled:
+            wanted["enabled"] = False
+        elif reasoning.budget_tokens is not None:
+            wanted["max_tokens"] = reasoning.budget_tokens
+        elif reasoning.effort is not None:
+            wanted["effort"] = "xhigh" if reasoning.effort == "max" else reasoning.effort
+        elif thinks_adaptively(model):
+            wanted["enabled"] = True
+        if wanted:
+            request["extra_body"] = {"reasoning": wanted}
+
+
+def _add_breakpoints(messages: list[dict[str, Any]], policy: CachePolicy) -> None:
+    """As for Anthropic itself, but that of the system prompt stands for the tools before it too."""
+    control = cache_control(policy)
+    if control is None:
+        return
+    system = [message for message in messages if message["role"] == "system"]
+    marked = system[-1:]
+    if policy is not CachePolicy.STATIC:
+        turns = [
+            list(group)
+            for of_user, group in itertools.groupby(
+                messages, lambda message: message["role"] in ("user", "tool")
+            )
+            if of_user
+        ]
+        marked += [turn[-1] for turn in turns[-2:-1]]
+    for message in marked:
+        if isinstance(message["content"], str):
+            message["content"] = [{"type": "text", "text": message["content"]}]
+        # Only text can carry it.
+        for part in reversed(message["content"]):
+            if part["type"] == "text" and part["text"]:
+                part["cache_control"] = control
+                break

@@ -1,0 +1,158 @@
+"""A model that says what a test wants it to say."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from motus.memory.tokens import estimate_tokens
+from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
+from motus.models.base import AUTO_REASONING, BaseChatClient, ReasoningConfig
+from motus.models.structured import structured_output
+from motus.testing.errors import ScriptExhaustedError
+from motus.tools.results import encode_text
+
+__all__ = ["ModelRequest", "Reply", "ScriptedClient", "call"]
+
+# Text; one call or several; an error to be raised; a whole completion; or an object, which is sent
+# as JSON.
+Reply = Any
+ReplyFunction = Callable[[list[ChatMessage]], Reply | Awaitable[Reply]]
+
+
+@attrs.frozen
+class ModelRequest:
+    """What a scripted model was asked."""
+
+    model: str
+    messages: list[ChatMessage]
+    tools: list[ToolDefinition]
+    reasoning: ReasoningConfig
+    response_format: type[Any] | None
+    options: dict[str, Any]
+
+
+def call(tool: str, /, **arguments: Any) -> ToolCall:
+    """A reply that calls a tool; a list of them calls several at once. The client gives the ids."""
+    return ToolCall("", FunctionCall(tool, json.dumps(arguments)))
+
+
+class ScriptedClient(BaseChatClient):
+    """A client whose replies are given: a list, or a function of the conversation.
+
+    ::
+
+        client = ScriptedClient([call("weather", city="Rome"), "It is sunny in Rome."])
+
+    A reply is text, a `call(...)` or a list of them, an exception, which is raised, a
+    `ChatCompletion`, or an object, which is sent as JSON. The function may be a coroutine function;
+    it gets the conversation, the system prompt included. When a list has come to its end the next
+    request raises `ScriptExhaustedError`.
+
+    `requests` are what was asked, in order. `usage` is that of every reply; without it tokens are
+    estimated. It works in every event loop, and for any number of agents.
+    """
+
+    def __init__(
+        self, replies: Iterable[Reply] | ReplyFunction, *, usage: Mapping[str, Any] | None = None
+    ) -> None:
+        self._function = replies if callable(replies) else None
+        self._replies = [] if callable(replies) else list(replies)
+        self._usage = usage
+        self._ids = itertools.count(1)
+        self.requests: list[ModelRequest] = []
+
+    @property
+    def replies_left(self) -> int:
+        """How many replies of the list have not been asked for."""
+        return len(self._replies)
+
+    async def create(
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition] | None = None,
+        reasoning: ReasoningConfig = AUTO_REASONING,
+        **kwargs: Any,
+    ) -> ChatCompletion:
+        """The next reply."""
+        return await self._reply(model, messages, tools, reasoning, None, kwargs)
+
+    async def parse(
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        response_format: type[Any],
+        tools: Sequence[ToolDefinition] | None = None,
+        reasoning: ReasoningConfig = AUTO_REASONING,
+        **kwargs: Any,
+    ) -> ChatCompletion:
+        """The next reply, checked as that of a real model is: `StructuredOutputError`."""
+        reply = await self._reply(model, messages, tools, reasoning, response_format, kwargs)
+        return structured_output(response_format).fill(reply, "scripted")
+
+    async def _reply(
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition] | None,
+        reasoning: ReasoningConfig,
+        response_format: type[Any] | None,
+        options: dict[str, Any],
+    ) -> ChatCompletion:
+        asked = list(messages)
+        self.requests.append(
+            ModelRequest(model, asked, list(tools or ()), reasoning, response_format, options)
+        )
+        number = len(self.requests)
+        if self._function is not None:
+            reply = self._function(asked)
+            if inspect.isawaitable(reply):
+                reply = await reply
+        elif self._replies:
+            reply = self._replies.pop(0)
+        else:
+            last = asked[-1] if asked else None
+            raise ScriptExhaustedError(
+                f"the script has no reply to request {number}, whose last message is {last!r:.300}"
+            )
+        if isinstance(reply, BaseException):
+            raise reply
+        return self._completion(f"scripted-{number}", model, asked, reply)
+
+    def _completion(
+        self, identity: str, model: str, asked: list[ChatMessage], reply: Reply
+    ) -> ChatCompletion:
+        if isinstance(reply, ChatCompletion):
+            # One object may be the answer to many; what the agent does to it must not be seen.
+            completion = attrs.evolve(reply, id=reply.id or identity, model=reply.model or model)
+        else:
+            completion = ChatCompletion(identity, model)
+            calls = [reply] if isinstance(reply, ToolCall) else reply
+            if isinstance(calls, list) and calls and all(type(c) is ToolCall for c in calls):
+                completion.tool_calls = calls
+                completion.finish_reason = "tool_calls"
+            else:
+                completion.content = encode_text(reply)
+        if completion.tool_calls:
+            completion.tool_calls = [
+                one if one.id else attrs.evolve(one, id=f"call_{next(self._ids)}")
+                for one in completion.tool_calls
+            ]
+        if not completion.usage:
+            completion.usage = dict(self._usage or _estimated(asked, completion.to_message()))
+        return completion
+
+
+def _estimated(asked: list[ChatMessage], reply: ChatMessage) -> dict[str, int]:
+    prompt, answer = sum(map(estimate_tokens, asked)), estimate_tokens(reply)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }

@@ -1,0 +1,270 @@
+"""From a signature to a JSON schema, and from a model's JSON to the arguments of a call."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import attrs
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PydanticUserError,
+    ValidationError,
+    create_model,
+)
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+from pydantic_core import CoreSchema, core_schema
+
+from motus.runtime.agent_task import AgentTaskDefinition
+from motus.tools.schema import tidy_schema
+
+__all__ = ["InputSchema", "SchemaArguments", "SignatureArguments", "innermost", "plain"]
+
+_MAX_PROBLEMS: Final = 10
+
+
+class InputSchema(BaseModel):
+    """A base for the `schema` of a tool: its JSON schema is as short as a model needs it.
+
+    Pydantic models of any other base will do as well.
+    """
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without titles, references, and nulls that only mean "left out"."""
+        return tidy_schema(super().model_json_schema(*args, **kwargs))
+
+
+class _JsonSchema(GenerateJsonSchema):
+    # A default that JSON cannot express is simply not told.
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {  # noqa: RUF012  # as pydantic declares it
+        "skipped-choice",
+        "non-serializable-default",
+    }
+
+
+def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    schema = tidy_schema(model.model_json_schema(schema_generator=_JsonSchema))
+    # Of the whole, the description is the tool's, and `additionalProperties` is for strict modes.
+    return {k: v for k, v in schema.items() if k not in {"description", "additionalProperties"}}
+
+
+class SchemaArguments:
+    """The arguments of a function as a pydantic model describes them: its fields, by name.
+
+    Raises `TypeError` for a field that the function has no parameter for.
+    """
+
+    def __init__(self, function: Callable[..., Any], model: type[BaseModel]) -> None:
+        self.model = model
+        parameters = inspect.signature(plain(function)).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        unknown = [name for name in model.model_fields if name not in parameters]
+        if unknown and not takes_any:
+            raise TypeError(
+                f"{model.__name__} has fields that {_label(function)} has no parameters for: "
+                f"{', '.join(unknown)}"
+            )
+
+    @cached_property
+    def json_schema(self) -> dict[str, Any]:
+        return _json_schema(self.model)
+
+    def validate(self, arguments: str) -> dict[str, Any]:
+        """The arguments by parameter name, defaults of the model included."""
+        value = _validated(self.model, arguments)
+        return {name: getattr(value, name) for name in type(value).model_fields}
+
+
+class SignatureArguments:
+    """The arguments of a function as its signature describes them.
+
+    Parameters without an annotation, private ones, `self`, `cls`, `*args` and `**kwargs` are not
+    told to a model, which cannot set them either.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        annotations = _annotations(function)
+        self._parameters = [
+            parameter
+            for name, parameter in inspect.signature(plain(function)).parameters.items()
+            if name in annotations
+            and not name.startswith("_")
+            and name not in {"self", "cls"}
+            and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+        ]
+        fields = [
+            (p.name, annotations[p.name], ... if p.default is p.empty else p.default)
+            for p in self._parameters
+        ]
+        try:
+            self.model = _model(_label(function), fields)
+        except PydanticUserError as error:
+            raise TypeError(f"the parameters of {_label(function)}: {error.message}") from error
+
+    @cached_property
+    def json_schema(self) -> dict[str, Any]:
+        return _json_schema(self.model)
+
+    def validate(self, arguments: str) -> dict[str, Any]:
+        """The arguments by parameter name: those given, and defaults that pydantic alone knows."""
+        value = _validated(self.model, arguments)
+        return {
+            parameter.name: getattr(value, field)
+            for field, parameter in zip(type(value).model_fields, self._parameters, strict=True)
+            if field in value.model_fields_set
+            or parameter.default is parameter.empty
+            or isinstance(parameter.default, FieldInfo)
+        }
+
+
+def _model(
+    name: str, fields: list[tuple[str, Any, Any]], doc: str | None = None
+) -> type[BaseModel]:
+    """A model of these names, annotations and defaults (`...` where there is none).
+
+    Its own fields have names that cannot be those of pydantic's methods; JSON has the real ones.
+    """
+    names = {f"p{index}": field for index, (field, _, _) in enumerate(fields)}
+    config = ConfigDict(extra="forbid", alias_generator=lambda field: names.get(field, field))
+    definitions: dict[str, Any] = {
+        f"p{index}": (_prepared(annotation), default)
+        for index, (_, annotation, default) in enumerate(fields)
+    }
+    return create_model(name, __config__=config, __doc__=doc, **definitions)
+
+
+def _prepared(annotation: Any) -> Any:
+    """The annotation for pydantic: texts in Annotated are descriptions, attrs classes are known."""
+    if isinstance(annotation, type) and attrs.has(annotation) and get_origin(annotation) is None:
+        return Annotated[annotation, _AttrsClass(annotation)]
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner, *extra = args
+        notes = [Field(description=note) if isinstance(note, str) else note for note in extra]
+        return Annotated[(_prepared(inner), *notes)]
+    if origin is None or origin is Literal:
+        return annotation
+    prepared = tuple(_prepared(arg) for arg in args)
+    if prepared == args:
+        return annotation
+    if origin in {Union, types.UnionType}:
+        return Union[prepared]  # noqa: UP007  # made of values
+    return origin[prepared]
+
+
+@attrs.frozen
+class _AttrsClass:
+    """Tells pydantic how an attrs class is made: from its `__init__` arguments."""
+
+    cls: type[Any]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        hints = _resolved(self.cls)
+        fields = []
+        for field in attrs.fields(self.cls):
+            if field.init:
+                default = ... if field.default is attrs.NOTHING else None
+                fields.append((field.alias or field.name, hints.get(field.name, Any), default))
+        model = _model(self.cls.__name__, fields, self.cls.__doc__)
+        names = [name for name, _, _ in fields]
+
+        def build(value: BaseModel) -> Any:
+            pairs = zip(type(value).model_fields, names, strict=True)
+            given = {n: getattr(value, f) for f, n in pairs if f in value.model_fields_set}
+            try:
+                return self.cls(**given)
+            except TypeError as error:
+                # From a validator of attrs; pydantic takes these errors for what they say.
+                raise ValueError(str(error)) from error
+
+        return core_schema.no_info_after_validator_function(build, handler.generate_schema(model))
+
+
+def _validated(model: type[BaseModel], arguments: str) -> BaseModel:
+    try:
+        return model.model_validate_json(arguments)
+    except ValidationError as error:
+        raise ValueError(_explained(error, model)) from None
+
+
+def _explained(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong, so that a model can put it right."""
+    problems = error.errors(include_url=False, include_context=False)
+    lines = []
+    for problem in problems[:_MAX_PROBLEMS]:
+        where = ".".join(map(str, problem["loc"])) or "arguments"
+        if problem["type"] == "missing":
+            lines.append(f"{where}: missing")
+        elif problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: there is no such parameter")
+        else:
+            lines.append(f"{where}: {problem['msg']}, got {problem['input']!r:.80}")
+    if len(problems) > _MAX_PROBLEMS:
+        lines.append(f"and {len(problems) - _MAX_PROBLEMS} more")
+    told = [
+        (field.alias or name) + (" (required)" if field.is_required() else "")
+        for name, field in model.model_fields.items()
+    ]
+    parameters = ", ".join(told) or "none"
+    return f"invalid arguments: {'; '.join(lines)}. The parameters are: {parameters}"
+
+
+def innermost(function: Callable[..., Any]) -> Any:
+    """The function that was written, inside of tasks, partial objects and wrappers."""
+    while True:
+        if isinstance(function, AgentTaskDefinition):
+            function = function.unwrap_task()
+        elif isinstance(function, partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            return function
+
+
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a task, whose signature is that of a call."""
+    return function.unwrap_task() if isinstance(function, AgentTaskDefinition) else function
+
+
+def _label(function: Callable[..., Any]) -> str:
+    return getattr(innermost(function), "__name__", type(function).__name__)
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    inside = innermost(function)
+    return _resolved(inside if inspect.isroutine(inside) else type(inside).__call__)
+
+
+def _resolved(owner: Any) -> dict[str, Any]:
+    """The annotations of a function or a class, evaluated where they are texts."""
+    try:
+        return typing.get_type_hints(owner, include_extras=True)
+    except NameError:
+        # Of a class that is defined in a function: it can only be a local of somebody above.
+        names: dict[str, Any] = {}
+        frame: types.FrameType | None = sys._getframe(1)  # noqa: SLF001  # as pydantic does it for models
+        while frame is not None:
+            names = {**frame.f_locals, **names}
+            frame = frame.f_back
+        try:
+            return typing.get_type_hints(owner, localns=names, include_extras=True)
+        except NameError as error:
+            raise TypeError(
+                f"the annotations of {getattr(owner, '__qualname__', owner)} cannot be evaluated: "
+                f"{error}. Define the class at the top of a module."
+            ) from None

@@ -1,0 +1,221 @@
+"""What a tool is, and the way of every call: from the model's text to the text for the model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from types import FrameType
+from typing import Any, Final, Self
+
+from motus.guardrails import (
+    Guardrail,
+    ToolRejected,
+    run_tool_input_guardrails,
+    run_tool_output_guardrails,
+)
+from motus.messages import ToolDefinition
+from motus.runtime.future import AgentFuture
+from motus.runtime.hooks import Callback
+from motus.runtime.policy import TaskSpec
+from motus.runtime.submit import submit
+from motus.runtime.types import TOOL_CALL
+from motus.serve.interrupt import interrupt
+from motus.tools.results import encode_error, encode_json, encode_text, to_jsonable
+
+__all__ = ["Hook", "Tool", "callbacks", "check_name", "decode_arguments"]
+
+Hook = Callback | Iterable[Callback] | None
+
+# What every provider takes, and how much of it.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+class Tool(ABC):
+    """Something that a model can call.
+
+    Subclasses give `invoke`, which gets checked arguments and returns any value; everything around
+    it is done here: decoding, guardrails, approval, hooks, encoding. Whatever goes wrong becomes
+    the result `{"error": ...}`, so that the model can do better; only cancellation does not.
+
+    `tool(arguments)` takes the arguments as the JSON text of an object and returns a future of the
+    result as JSON. `tool.run(arguments)` is the same for a conversation: there a result that is a
+    string stays as it is. Each call is a `tool_call` task, which fails where the call does: that
+    is what hooks and traces see.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str = "",
+        *,
+        json_schema: dict[str, Any] | None = None,
+        requires_approval: bool = False,
+        input_guardrails: Iterable[Guardrail] | None = None,
+        output_guardrails: Iterable[Guardrail] | None = None,
+        on_start: Hook = None,
+        on_end: Hook = None,
+        on_error: Hook = None,
+    ) -> None:
+        self.name = check_name(name)
+        self.description = description
+        self.json_schema = json_schema or {"type": "object", "properties": {}}
+        # None leaves it to the provider; True promises that the schema keeps to its strict subset.
+        self.strict: bool | None = None
+        self.requires_approval = requires_approval
+        self.input_guardrails = list(input_guardrails or ())
+        self.output_guardrails = list(output_guardrails or ())
+        self.on_start, self.on_end, self.on_error = on_start, on_end, on_error
+
+    def definition(self) -> ToolDefinition:
+        """The tool as a model is told of it."""
+        return ToolDefinition(self.name, self.description, self.json_schema, self.strict)
+
+    def __call__(self, arguments: str = "{}") -> AgentFuture[str]:
+        """Call it with the JSON text of an object; the result as JSON, strings in quotes."""
+        return self.call_from(sys._getframe(1), arguments, encode_json)  # noqa: SLF001  # as in AgentTaskDefinition
+
+    def run(self, arguments: str) -> AgentFuture[str]:
+        """Call it as a model does; the result as a conversation shows it, strings as they are."""
+        return self.call_from(sys._getframe(1), arguments, encode_text)  # noqa: SLF001  # as above
+
+    def call_from(
+        self, frame: FrameType, arguments: str, encode: Callable[[Any], str]
+    ) -> AgentFuture[str]:
+        """Call it as from another place; `encode` makes the result a text."""
+        args = (self, arguments, encode)
+        return submit(AgentFuture, self._specs[0], args, None, frame.f_code, frame.f_lasti)
+
+    def start(self, frame: FrameType, arguments: str) -> AgentFuture[str]:
+        """Like `run`, but the future fails where the call does: it is the `tool_call` itself.
+
+        For an agent's loop, which makes a result of the error: one node less for each call.
+        """
+        args = (self, arguments, encode_text)
+        return submit(AgentFuture, self._specs[1], args, None, frame.f_code, frame.f_lasti)
+
+    def validate(self, arguments: str) -> dict[str, Any]:
+        """What `invoke` gets. Raises `ValueError` that tells the model what is wrong."""
+        return decode_arguments(arguments)
+
+    @abstractmethod
+    async def invoke(self, arguments: dict[str, Any]) -> Any:
+        """Do it. What it raises is what the model is told."""
+
+    def configure(self, **changes: Any) -> Self:
+        """Set what the constructor has set, where it is not None; returns the tool itself."""
+        for name, value in changes.items():
+            if value is None:
+                continue
+            if name == "name":
+                check_name(value)
+            elif name in {"input_guardrails", "output_guardrails"}:
+                value = list(value)
+            setattr(self, name, value)
+        self.__dict__.pop("_specs", None)
+        return self
+
+    def renamed(self, name: str) -> Self:
+        """The same tool under another name; this one stays as it is."""
+        return self if name == self.name else copy.copy(self).configure(name=name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} '{self.name}'>"
+
+    @cached_property
+    def _specs(self) -> tuple[TaskSpec, TaskSpec]:
+        given = {"task_start": self.on_start, "task_end": self.on_end, "task_error": self.on_error}
+        inner = TaskSpec(
+            Tool._perform,
+            name=self.name,
+            is_coroutine=True,
+            task_type=TOOL_CALL,
+            hooks={event: callbacks(hook) for event, hook in given.items() if hook is not None},
+        )
+        outer = TaskSpec(Tool._outcome, name=self.name, is_coroutine=True)
+        outer.is_observed = False
+        return outer, inner
+
+    async def _outcome(self, arguments: str, encode: Callable[[Any], str]) -> str:
+        """The result of a call, its failure being one too."""
+        try:
+            inner = self._specs[1]
+            args = (self, arguments, encode)
+            future: AgentFuture[str] = submit(AgentFuture, inner, args, None, None, 0)
+            return await future
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # nothing that a tool does ends the run
+            # Cancellation is neither of these.
+            return encode_error(error)
+
+    async def _perform(self, arguments: str, encode: Callable[[Any], str]) -> str:
+        """One call, from the model's text to the text for the model: the `tool_call` task."""
+        given = self.validate(arguments)
+        if self.input_guardrails:
+            given = await run_tool_input_guardrails(self.input_guardrails, given)
+        if self.requires_approval:
+            await _ask_approval(self.name, given)
+        result = await self.invoke(given)
+        if self.output_guardrails:
+            result = await run_tool_output_guardrails(self.output_guardrails, result)
+        return encode(result)
+
+
+async def _ask_approval(name: str, arguments: dict[str, Any]) -> None:
+    """Ask whoever uses the session. Raises `ToolRejected` unless the answer approves."""
+    answer = await interrupt(
+        {"type": "tool_approval", "tool_name": name, "tool_args": to_jsonable(arguments)}
+    )
+    # Nothing but true is a yes.
+    if not isinstance(answer, Mapping) or answer.get("approved") is not True:
+        raise ToolRejected(f"User rejected {name}")
+
+
+def callbacks(hook: Hook) -> tuple[Callback, ...]:
+    """One hook or several, as a tuple. Raises `TypeError` for what cannot be called."""
+    several = tuple(hook) if isinstance(hook, Iterable) else () if hook is None else (hook,)
+    for one in several:
+        if not callable(one):
+            raise TypeError(f"a hook must be callable, not {type(one).__name__}")
+    return several
+
+
+def check_name(name: str) -> str:
+    """The name of a tool, if providers take it. Raises `ValueError`."""
+    if not name:
+        raise ValueError("Tool is missing a name")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"Invalid tool name {name!r:.80}: letters, digits, '_' and '-', at most 128 of them"
+        )
+    return name
+
+
+def decode_arguments(arguments: str) -> dict[str, Any]:
+    """The JSON object that a model has written. Raises `ValueError` that says what is wrong."""
+    # Some models send nothing where there is nothing to say.
+    if not arguments.strip():
+        return {}
+    try:
+        value = _decoder.decode(arguments)
+    except RecursionError:
+        raise ValueError("the arguments are nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(
+            f"the arguments are not valid JSON: {error}. Send one JSON object."
+        ) from error
+    if not isinstance(value, dict):
+        kind = "null" if value is None else type(value).__name__
+        raise ValueError(f"the arguments must be one JSON object, not {kind}")  # noqa: TRY004  # it is the model's text that is wrong
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+# Made once: `json.loads` makes one each time that it is called with options.
+_decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
