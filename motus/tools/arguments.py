@@ -175,8 +175,8 @@ class _AttrsClass:
         fields = []
         for field in attrs.fields(self.cls):
             if field.init:
-                default = ... if field.default is attrs.NOTHING else None
-                fields.append((field.alias or field.name, hints.get(field.name, Any), default))
+                name = field.alias or field.name
+                fields.append((name, hints.get(field.name, Any), _told_default(field)))
         model = _model(self.cls.__name__, fields, self.cls.__doc__)
         names = [name for name, _, _ in fields]
 
@@ -190,6 +190,16 @@ class _AttrsClass:
                 raise ValueError(str(error)) from error
 
         return core_schema.no_info_after_validator_function(build, handler.generate_schema(model))
+
+
+def _told_default(field: attrs.Attribute[Any]) -> Any:
+    """What a schema says of the default of an attrs field, which attrs itself fills in."""
+    if field.default is attrs.NOTHING:
+        return ...
+    if isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
+        # There is one, and nothing is known of it: null, where it is allowed, means null.
+        return Field(default_factory=lambda: None)
+    return field.default
 
 
 def _validated(model: type[BaseModel], arguments: str) -> BaseModel:

@@ -371,3 +371,23 @@ def test_nulls_that_strictness_asked_for_are_taken_out_again() -> None:
     }
     closed = strict_schema(loose | {"properties": {"a": {"type": "integer"}}})
     assert closed["additionalProperties"] is False
+
+
+@attrs.define
+class Settings:
+    size: int | None = 3
+    tags: list[str] | None = attrs.field(factory=lambda: ["new"])
+    name: str | None = None
+
+
+def test_null_means_null_where_leaving_out_means_something_else() -> None:
+    def f(settings: Settings) -> None: ...
+
+    called = FunctionTool(f, strict=True)
+    sent = '{"settings": {"size": null, "tags": null, "name": null}}'
+    assert called.validate(sent) == {"settings": Settings(None, None, None)}
+    loose = FunctionTool(f)
+    assert loose.validate('{"settings": {}}') == {"settings": Settings(3, ["new"], None)}
+    told = loose.json_schema["properties"]["settings"]["properties"]
+    assert told["size"]["default"] == 3
+    assert told["name"] == {"type": "string"}
