@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 
 from motus.models import ChatMessage
 from motus.serve.interrupt import interrupt
