@@ -99,7 +99,6 @@ class _Template:
         self._mark = mark
         # None: workers are exec'd and import it themselves.
         self._agent = agent
-        self._pid = os.getpid()
         self._decoder = FrameDecoder(TO_TEMPLATE)
         self._received: deque[int] = deque()
         # By process, which is also the process group.
