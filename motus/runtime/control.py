@@ -8,7 +8,7 @@ from motus.errors import TaskCancelledError
 from motus.runtime.current import current
 from motus.runtime.future import AgentFuture
 from motus.runtime.node import CANCELLED, CANCELLING, Node
-from motus.runtime.threads import current_job
+from motus.runtime.threads import thread
 
 __all__ = ["cancel", "cancelled", "check_cancelled"]
 
@@ -34,7 +34,7 @@ def check_cancelled() -> None:
 
     For synchronous bodies that take long; elsewhere it does nothing.
     """
-    job = current_job()
+    job = thread.job
     if job is not None:
         job.raise_if_abandoned()
     here = current.get(None)

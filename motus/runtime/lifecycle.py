@@ -141,8 +141,10 @@ def find_scheduler() -> GraphScheduler:
     if loop is not None:
         return _adopted(loop).scheduler
     runtime = _registry.background
-    # The lock is for starting it.
-    return (runtime if runtime is not None and runtime.is_open else _background(None)).scheduler
+    if runtime is None or runtime.scheduler.is_shut_down:
+        # The lock is for starting it.
+        runtime = _background(None)
+    return runtime.scheduler
 
 
 def _adopted(loop: object) -> AgentRuntime:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Self
 
 import anyio
 import anyio.abc
-import sniffio
+from sniffio import current_async_library_cvar as async_library
 
 from motus.runtime.backends import Event, loop_identity, make_backend, thread_safe_caller
 from motus.runtime.containers import replace_futures
@@ -31,7 +31,7 @@ from motus.runtime.jobs import Jobs
 from motus.runtime.node import CANCELLING, DONE, Extra, Node
 from motus.runtime.observers import Observers
 from motus.runtime.runners import Runners
-from motus.runtime.threads import Job, current_job
+from motus.runtime.threads import Job, thread
 
 __all__ = ["SHUTTING_DOWN", "GraphScheduler"]
 
@@ -53,6 +53,8 @@ class GraphScheduler:
         self.graph = Graph(replace_futures, Failure.of)
         self.backend = make_backend()
         self.thread_id = get_ident()
+        # Bound once: what most of the inbox is.
+        self._wire = self.graph.wire
         # What other threads want done: functions with two arguments, in order.
         self.inbox: deque[tuple[Callable[[Any, Any], object], Any, Any]] = deque()
         # Nodes whose body is suspended in a runner or runs on a thread, by id.
@@ -224,28 +226,37 @@ class GraphScheduler:
 
     def submit(self, node: Node, dependencies: list[Node] | None) -> None:
         """Take in a new node that was called in another thread."""
-        if sniffio.current_async_library_cvar.get() is not None:
+        if async_library.get() is not None:
             # The context says which library runs where it was copied, not where it will be used.
-            node.af_context.run(sniffio.current_async_library_cvar.set, None)
-        job = current_job()
+            node.af_context.run(async_library.set, None)
+        job = thread.job
         if job is not None and job.abandoned:
             node.af_parent = None
-            self.post(self.graph.refuse, node, job.node)
+            self.inbox.append((self.graph.refuse, node, job.node))
         else:
-            self.post(self.graph.wire, node, dependencies)
+            self.inbox.append((self._wire, node, dependencies))
+        if self.closed or not (self._kicked or self.runners.awake):
+            self._announce()
 
     def post(self, function: Callable[[Any, Any], object], one: Any, two: Any) -> None:
         """Have `function(one, two)` called in the loop, after what was posted before."""
         self.inbox.append((function, one, two))
+        if self.closed or not (self._kicked or self.runners.awake):
+            self._announce()
+
+    def _announce(self) -> None:
+        """Something is in the inbox, and no runner is awake.
+
+        One that is awake looks there before it parks, after it has said that it does.
+        """
         if self.closed:
             self._close_inbox()
-        elif not self._kicked and not self.runners.awake:
-            # A runner that is awake looks here before it parks, after it has said that it does.
-            self._kicked = True
-            try:
-                self.backend.call(self._kick)
-            except RuntimeError:
-                self.loop_ended()
+            return
+        self._kicked = True
+        try:
+            self.backend.call(self._kick)
+        except RuntimeError:
+            self.loop_ended()
 
     def cancel(self, node: Node) -> bool:
         """Cancel the node, its children and all downstream; False if it was done."""
@@ -287,7 +298,7 @@ class GraphScheduler:
         gate.acquire()
         self.when_finished(node, gate.release, id(gate))
         wait = -1 if timeout is None else max(0.0, timeout)
-        job = current_job()
+        job = thread.job
         if job is None:
             finished = gate.acquire(timeout=wait)
         else:

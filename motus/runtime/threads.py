@@ -25,20 +25,18 @@ from motus.errors import TaskCancelledError
 from motus.runtime.current import current
 from motus.runtime.node import Node
 
-__all__ = ["Job", "ThreadPool", "current_job"]
+__all__ = ["Job", "ThreadPool", "thread"]
 
 
-class _Here(threading.local):
-    # On the class: a thread-local attribute that is missing is slow to ask for.
+class _Thread(threading.local):
+    """What is known of the thread that asks."""
+
+    # The job that it works on, or None if it is not a worker thread. On the class: a thread-local
+    # attribute that is missing is slow to ask for.
     job: Job | None = None
 
 
-_here = _Here()
-
-
-def current_job() -> Job | None:
-    """The job that this thread works on, or None if it is not a worker thread."""
-    return _here.job
+thread = _Thread()
 
 
 class Job:
@@ -219,9 +217,9 @@ class ThreadPool:
             job = worker.job
             if job is None:
                 return
-            _here.job = job
+            thread.job = job
             job.run()
-            _here.job = None
+            thread.job = None
             # Before the job is reported: whoever hears of it may ask what is still running, and
             # in a chain of jobs the next one is often there when the report returns, so that this
             # thread need not sleep in between.

@@ -32,7 +32,6 @@ from motus.runtime import (
     runners,
     shutdown,
 )
-from motus.runtime.graph import Graph
 
 pytestmark = pytest.mark.realtime
 
@@ -168,20 +167,20 @@ def test_shutdown_fails_what_is_left_and_wakes_who_waits(background: str) -> Non
 def test_a_runtime_that_crashes_taking_in_a_task_leaves_nobody_waiting(
     background: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Graph.wire
+    runtime = get_runtime()
+    wire = runtime.scheduler.graph.wire
     broken: list[Any] = []
 
-    def breaks_once(self: Graph, node: Any, dependencies: Any) -> None:
+    def breaks_once(node: Any, dependencies: Any) -> None:
         if not broken:
             broken.append(node)
             raise ZeroDivisionError("a mistake of ours")
-        wire(self, node, dependencies)
+        wire(node, dependencies)
 
     crashes: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", crashes.append)
-    runtime = get_runtime()
     waiting = later(1, 1000)
-    monkeypatch.setattr(Graph, "wire", breaks_once)
+    monkeypatch.setattr(runtime.scheduler, "_wire", breaks_once)
     # The one itself, and what stands behind it in the queue.
     futures = [inc(0)]
     for future in (*futures, waiting):
