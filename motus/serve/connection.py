@@ -17,6 +17,8 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
@@ -41,6 +43,13 @@ TIMED_OUT = b"HTTP/1.1 408 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class _Http1(H11Protocol):
+    # What is given out now is the head of an answer.
+    in_head = False
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        self.in_head = isinstance(event, Response)
+        await super().stream_send(event)
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay with HTTP/1.1; Hypercorn would switch to HTTP/2 here, without any of the limits."""
 
@@ -86,8 +95,11 @@ class Connection:
         self._limits = limits
         self._roster = roster
         self._waiting = roster.waiting
-        self._protocol: H11Protocol
+        self._protocol: _Http1
         self._sending = trio.Lock()
+        # The head of an answer, which goes out with the beginning of its body: as one packet, for
+        # which the client wakes once.
+        self._head = b""
         self._serving = trio.CancelScope()
         self._receiving: trio.CancelScope | None = None
         self._deadline = math.inf
@@ -184,8 +196,11 @@ class Connection:
     async def _take(self, event: Event) -> None:
         """What the protocol wants of the connection."""
         match event:
+            case RawData(data=data) if self._protocol.in_head:
+                self._head = data
             case RawData(data=data):
-                await self._send(data)
+                head, self._head = self._head, b""
+                await self._send(head + data)
             case Updated(idle=True):
                 self._wait_for_request()
             case Updated():

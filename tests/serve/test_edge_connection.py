@@ -159,6 +159,15 @@ async def test_a_request_that_is_served_has_no_limit_here(clock: MockClock) -> N
         assert trio.current_time() == pytest.approx(290 + 75)
 
 
+@pytest.mark.parametrize("size", [0, 2])
+async def test_the_head_of_an_answer_goes_out_with_its_body(clock: MockClock, size: int) -> None:
+    async with connected(App(size=size)) as client:
+        await client.stream.send_all(HEAD + b"\r\n")
+        answer = await client.stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"\r\n\r\n" + b"x" * size)
+
+
 async def test_what_came_with_the_last_request_is_the_head_of_the_next(clock: MockClock) -> None:
     async with connected(App(delay=1)) as client:
         await client.stream.send_all(HEAD + b"\r\n" + HEAD)
