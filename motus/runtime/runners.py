@@ -7,6 +7,9 @@ step yields, the body now belongs to this runner's task: the runner gives up the
 is woken or started if there is more to do), stays with the body until it ends, and then looks for
 work again. At most one runner without work is kept, parked on an event; the others end.
 
+What awaits the bodies of a runner, one after the other, is its *stage*, a generator: to resume it
+in a node's context is one call, and a result comes back without an exception that carries it.
+
 Every runner holds one cancel scope, which belongs to the node that it stays with. As long as no
 node was cancelled it serves the next one too.
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection, Coroutine, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from motus.runtime.attempts import run_attempts
 from motus.runtime.backends import Event
@@ -165,6 +168,8 @@ class Runners:
         True: it goes on in a new scope, because this one was used up by a cancellation.
         """
         scheduler, graph, backend, begin = self._scheduler, self._graph, self._backend, self._begin
+        stage = _Stage()
+        over = stage.outcome
         ready, fallout, orders, inbox = graph.ready, graph.fallout, graph.orders, scheduler.inbox
         node: Node | None = None
         crowded = False
@@ -186,11 +191,11 @@ class Runners:
                             await self._fill(node)
                         # What was cancelled in the queue is still in it.
                         if node.af_state == READY:
-                            suspended = begin(node)
-                            if suspended is not None:
-                                usable = await self._stay(node, scope, rename, *suspended)
+                            message = begin(node, stage)
+                            if message is not over:
+                                usable = await self._stay(node, scope, rename, stage, message)
                                 # This frame outlives nodes: what it names would stay in memory.
-                                node = suspended = None
+                                node = message = None
                                 if not usable:
                                     scheduler.perform()
                                     return True
@@ -266,53 +271,60 @@ class Runners:
             raise
         return self._open or self._work_waits()
 
-    def _begin(self, node: Node) -> tuple[Coroutine[Any, Any, Any], Any] | None:
-        """Start the body; its coroutine and what it yielded, if it is not over at once."""
-        spec = node.af_spec
+    def _begin(self, node: Node, stage: _Stage) -> Any:
+        """Start the body; what it yielded, or the stage's outcome if it is over already."""
+        spec, outcome = node.af_spec, stage.outcome
         node.af_state = RUNNING
         try:
             args, kwargs = node.af_args, node.af_kwargs
             if node.af_has_futures == AMONG_ARGUMENTS:
+                future = type(node)
                 if len(args) == 1:
                     args = (args[0].af_value,)
+                elif len(args) == 2:
+                    one, two = args
+                    args = (
+                        one.af_value if type(one) is future else one,
+                        two.af_value if type(two) is future else two,
+                    )
+                    one = two = None
                 else:
-                    future = type(node)
                     args = [one.af_value if type(one) is future else one for one in args]
             elif node.af_has_futures:
                 args, kwargs = replace_futures(args), replace_futures(kwargs)
             if self._hooks.size or process_hooks.size or spec.hooks:
                 self._scheduler.observers.started(node, args, kwargs)
-            kind = spec.kind
+            kind, run = spec.kind, node.af_context.run
             if kind == COROUTINE:
-                # The common case of `_first_step`: calling an `async def` runs nothing.
-                run = node.af_context.run
-                run(set_current, node)
+                # To call an `async def` runs nothing, so it need not be in the node's context.
                 fn = spec.fn
-                coroutine = fn(*args) if kwargs is None else fn(*args, **kwargs)
-                return coroutine, run(coroutine.send, None)
-            if kind == COROUTINE_LIKE:
-                return cast(
-                    "_Suspended", node.af_context.run(_first_step, node, spec.fn, args, kwargs)
-                )
-            if kind == ATTEMPTS:
-                arguments = (self._scheduler, node, args, kwargs)
-                step = node.af_context.run(_first_step, node, run_attempts, arguments, None)
-                return cast("_Suspended", step)
-            if kind == THREAD:
+                body = fn(*args) if kwargs is None else fn(*args, **kwargs)
+            elif kind == THREAD:
                 self._scheduler.jobs.start(node, args, kwargs)
-                return None
-            value = node.af_context.run(_inline, node, spec.fn, args)
-        except StopIteration as stop:
-            # What the coroutine returned.
-            value = stop.value
+                return outcome
+            elif kind == ATTEMPTS:
+                body = run_attempts(self._scheduler, node, args, kwargs)
+            elif kind == COROUTINE_LIKE:
+                body = run(_call, node, spec.fn, args, kwargs)
+                if type(body) is not types.CoroutineType:
+                    body = _awaiting(body)
+            else:
+                # Ours, and over at once.
+                value, body = run(_call, node, spec.fn, args, None), None
+            if body is not None:
+                message = run(stage.send, (node, body))
+                if message is not outcome:
+                    return message
+                value, outcome.value = outcome.value, None
         except BaseException as error:  # noqa: BLE001 - a body's error, of any kind, is its task's
+            stage.clear()
             self._scheduler.body_raised(node, error)
-            return None
+            return outcome
         if type(value) in ATOMS:
             self._graph.succeed(node, value)
         else:
             self._returned(node, value)
-        return None
+        return outcome
 
     def _returned(self, node: Node, value: Any) -> None:
         try:
@@ -327,7 +339,7 @@ class Runners:
         node: Node,
         scope: Any,
         rename: Callable[[str], object],
-        coroutine: Coroutine[Any, Any, Any],
+        stage: _Stage,
         message: Any,
     ) -> bool:
         """Drive a suspended body to its end. False: the scope cannot be used again."""
@@ -345,7 +357,7 @@ class Runners:
             self._hand_over()
         failure: BaseException | None = None
         try:
-            value = await _drive(coroutine, context.run, message)
+            await _drive(stage, context.run, message)
         except BaseException as error:  # noqa: BLE001 - as in _begin; a cancellation ends the node, and trio raises one from above again at the next checkpoint
             failure = error
         self.awake += 1
@@ -360,10 +372,12 @@ class Runners:
             scheduler.take_in_all()
         usable = node.af_state != CANCELLING
         if failure is not None:
+            stage.clear()
             scheduler.body_raised(node, failure)
             # The traceback leads back to this frame.
             failure = None
         else:
+            value, stage.outcome.value = stage.outcome.value, None
             self._returned(node, value)
         return usable
 
@@ -379,40 +393,64 @@ class Runners:
             self._burst = min(2 * self._burst, MAX_BURST)
 
 
-def _first_step(
-    node: Node, fn: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: Any
-) -> tuple[Coroutine[Any, Any, Any], Any]:
-    """Called in the node's context; raises StopIteration with the result if the body just ends."""
-    current.set(node)
-    coroutine = fn(*args) if kwargs is None else fn(*args, **kwargs)
-    return coroutine, coroutine.send(None)
+class _Outcome:
+    """What a stage yields when a body is over: the same each time, with what that has returned."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = None
 
 
-def _inline(node: Node, fn: Callable[..., Any], args: Any) -> Any:
-    current.set(node)
-    try:
-        return fn(*args)
-    except StopIteration as error:
-        # It would be taken for the result of a coroutine.
-        raise RuntimeError(f"Task '{node.af_spec.name}' raised StopIteration") from error
+class _Stage:
+    """The generator that awaits the bodies of one runner.
+
+    `send((node, body))`, called in the node's context, begins a body. It returns what the body
+    yields to the loop, or `outcome` when the body has returned, and raises what the body raises.
+    """
+
+    __slots__ = ("outcome", "send", "throw")
+
+    def __init__(self) -> None:
+        self.outcome = _Outcome()
+        self.clear()
+
+    def clear(self) -> None:
+        """After a body has raised: an exception ends a generator, so there has to be another."""
+        bodies = _await_bodies(self.outcome)
+        bodies.send(None)
+        self.send, self.throw = bodies.send, bodies.throw
 
 
 @types.coroutine
-def _drive(
-    coroutine: Coroutine[Any, Any, Any], run: Callable[..., Any], message: Any
-) -> Generator[Any, Any, Any]:
-    """Resume a coroutine that has yielded `message`, each step in its own context."""
-    send, throw = coroutine.send, coroutine.throw
-    try:
-        while True:
-            try:
-                answer = yield message
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - handed on into the body
-                message = run(throw, error)
-            else:
-                message = run(send, answer)
-    except StopIteration as stop:
-        return stop.value
+def _await_bodies(outcome: _Outcome) -> Generator[Any, Any, None]:
+    while True:
+        node, body = yield outcome
+        set_current(node)
+        # Until the next one comes: this frame would keep it in memory.
+        node = None
+        outcome.value = yield from body
+        body = None
+
+
+def _call(node: Node, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call the function in the node's context."""
+    set_current(node)
+    return fn(*args) if kwargs is None else fn(*args, **kwargs)
+
+
+async def _awaiting(body: Any) -> Any:
+    return await body
+
+
+@types.coroutine
+def _drive(stage: _Stage, run: Callable[..., Any], message: Any) -> Generator[Any, Any, None]:
+    """Resume a body that has yielded `message`, each step in its own context, to its end."""
+    send, throw, over = stage.send, stage.throw, stage.outcome
+    while message is not over:
+        try:
+            answer = yield message
+        except BaseException as error:  # noqa: BLE001 - handed on into the body
+            message = run(throw, error)
+        else:
+            message = run(send, answer)

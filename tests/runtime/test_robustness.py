@@ -191,7 +191,7 @@ async def test_what_a_finished_task_left_running_may_wait_for_what_needs_it() ->
 async def test_a_runner_that_crashes_leaves_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(self: Runners, node: Any) -> None:
+    def broken(self: Runners, node: Any, stage: Any) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
     futures: list[AgentFuture[Any]] = []
