@@ -12,6 +12,7 @@ import trio
 
 from motus.messages import ChatMessage
 from motus.serve import AgentServer
+from motus.serve.http import pause_rarely
 from motus.serve.interrupt import interrupt
 
 
@@ -57,8 +58,9 @@ class Rounds(trio.abc.Instrument):
 
 
 async def serve(report: Path) -> None:
-    """Serve until SIGTERM, then write down how long each round of the loop took."""
+    """Serve as a program does until SIGTERM, then write down how long each round of the loop took."""
     rounds = Rounds()
+    pause_rarely()
     server = AgentServer(anything, max_workers=2, header_timeout=60, shutdown_timeout=1)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with server.serving() as serving:

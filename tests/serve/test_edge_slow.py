@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.trio, pytest.mark.realtime]
 
 SOAK = os.environ.get("MOTUS_TEST_SIZE") == "soak"
 CLIENTS = 1000 if SOAK else 200
-TURNS = 500 if SOAK else 40
+TURNS = 500 if SOAK else 200
 # Between two portions of what a slow client sends: some hundred come in each second, from all.
 PAUSE = CLIENTS / 400
 
@@ -62,6 +63,7 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
+@pytest.mark.alone
 async def test_slow_clients_starve_nobody(server: subprocess.Popen[str], tmp_path: Path) -> None:
     assert server.stdout is not None
     url = server.stdout.readline().split()[-1]
@@ -90,36 +92,35 @@ async def test_slow_clients_starve_nobody(server: subprocess.Popen[str], tmp_pat
             await trio.sleep_forever()
 
     json = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    slow: list[tuple[Callable[..., Awaitable[None]], tuple[object, ...]]] = [
+        (drip, (b"GET /sessions HTTP/1.1\r\n", b"X: y\r\n")),
+        (drip, (b"POST /sessions HTTP/1.1\r\n" + json, b" ")),
+        (idle, ()),
+    ]
+    ratios = []
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
-        quiet = [(await turn(http, "hello"))[1] for _ in range(TURNS)]
         session, _ = await turn(http, "big 2000000")
-        slow: list[tuple[Callable[..., Awaitable[None]], tuple[object, ...]]] = [
-            (drip, (b"GET /sessions HTTP/1.1\r\n", b"X: y\r\n")),
-            (drip, (b"POST /sessions HTTP/1.1\r\n" + json, b" ")),
-            (never_read, (f"/sessions/{session}/messages",)),
-            (idle, ()),
-        ]
-        async with trio.open_nursery() as nursery:
-            for _ in range(CLIENTS):
-                for behave, arguments in slow:
-                    nursery.start_soon(behave, *arguments)
-                # Not all at the same instant, also when their time is over.
-                await trio.sleep(PAUSE / CLIENTS)
-            await trio.sleep(1)
-            busy = [(await turn(http, "hello"))[1] for _ in range(TURNS)]
-            nursery.cancel_scope.cancel()
+        slow.append((never_read, (f"/sessions/{session}/messages",)))
+        # Of three, so that the machine's own moods do not count.
+        for _ in range(3):
+            quiet = [(await turn(http, "hello"))[1] for _ in range(TURNS)]
+            async with trio.open_nursery() as nursery:
+                for _ in range(CLIENTS):
+                    for behave, arguments in slow:
+                        nursery.start_soon(behave, *arguments)
+                    # Not all at the same instant, also when their time is over.
+                    await trio.sleep(PAUSE / CLIENTS)
+                await trio.sleep(1)
+                busy = [(await turn(http, "hello"))[1] for _ in range(TURNS)]
+                nursery.cancel_scope.cancel()
+            ratios.append(percentile(busy, 0.99) / percentile(quiet, 0.99))
     server.terminate()
     until(lambda: server.poll() is not None, "the end of the server")
     assert server.returncode == 0
     rounds = [float(line) for line in (tmp_path / "rounds").read_text().split()]
     assert len(rounds) > 100
-    # The loop is never kept busy for longer; twice that, for a slow machine.
-    assert percentile(rounds, 0.999) <= 2 * 0.05, sorted(rounds)[-10:]
-    # The bound is twice at the 99th percentile; the rest is for a busy machine, on which the slow
-    # clients run as well.
-    share, times, more = (0.99, 3, 0.1) if SOAK else (0.9, 6, 0.25)
-    bound = times * percentile(quiet, share) + more
-    assert percentile(busy, share) <= bound, (sorted(quiet)[-5:], sorted(busy)[-5:])
+    assert percentile(rounds, 0.999) <= 0.05, sorted(rounds)[-10:]
+    assert statistics.median(ratios) <= 2, ratios
 
 
 async def test_the_cap_closes_who_waits_longest_and_refuses_when_nobody_does(
