@@ -452,14 +452,7 @@ class GraphScheduler:
 
     def body_raised(self, node: Node, error: BaseException) -> None:
         """A body ended with an exception: a failure, or the end of one that was told to stop."""
-        if (
-            node.af_state == CANCELLING
-            or isinstance(error, self.backend.cancelled)
-            or (
-                isinstance(error, BaseExceptionGroup)
-                and error.split(self.backend.cancelled)[1] is None
-            )
-        ):
+        if node.af_state == CANCELLING or _is_made_of(error, self.backend.cancelled):
             self.graph.stopped(node)
             return
         self._explain_backend(error)
@@ -483,3 +476,15 @@ class GraphScheduler:
         self._kicked = False
         if self.inbox and not self.runners.awake:
             self.runners.wake()
+
+
+def _is_made_of(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether it is such an error, or a group of nothing else, however deep."""
+    errors = [error]
+    while errors:
+        one = errors.pop()
+        if isinstance(one, BaseExceptionGroup):
+            errors += one.exceptions
+        elif not isinstance(one, kind):
+            return False
+    return True

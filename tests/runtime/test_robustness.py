@@ -188,6 +188,21 @@ async def test_what_a_finished_task_left_running_may_wait_for_what_needs_it() ->
 # ---------------------------------------------------------------------- torn down
 
 
+async def test_a_group_may_be_of_any_depth() -> None:
+    error: BaseException = ValueError("the innermost")
+    for _ in range(5000):
+        error = BaseExceptionGroup("", [error])
+
+    @agent_task
+    async def raises() -> None:
+        raise error
+
+    async with open_runtime():
+        with pytest.raises(BaseExceptionGroup):
+            await raises()
+        assert await inc(1) == 2
+
+
 async def test_a_runner_that_crashes_leaves_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
