@@ -89,7 +89,8 @@ class Jobs:
         self._scheduler.post(self._finish, job, futures)
 
     def _finish(self, job: Job, futures: list[Node] | None) -> None:
-        self._note_end()
+        if self._ended is not None:
+            self._ended.set()
         if job.abandoned:
             return
         node = job.node
@@ -101,12 +102,9 @@ class Jobs:
             self._scheduler.graph.succeed(node, job.value, futures)
 
     def _attempt_ended(self, job: Job, ended: Callable[[], object]) -> None:
-        self._note_end()
-        ended()
-
-    def _note_end(self) -> None:
         if self._ended is not None:
             self._ended.set()
+        ended()
 
     def _start_thread(self, work: Callable[[], None]) -> None:
         if self._scheduler.thread_id == get_ident():
