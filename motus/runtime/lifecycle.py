@@ -71,8 +71,7 @@ class OpenRuntime:
     """What `open_runtime` returns: an async context manager."""
 
     def __init__(self, max_threads: int | None) -> None:
-        if max_threads is not None and max_threads < 1:
-            raise ValueError(f"max_threads must be at least 1, not {max_threads!r}")
+        _check_max_threads(max_threads)
         self._max_threads = max_threads
         self._scheduler: GraphScheduler | None = None
         self._token: Any = None
@@ -107,6 +106,11 @@ def open_runtime(*, max_threads: int | None = None) -> OpenRuntime:
     32). The errors of tasks stay in their futures.
     """
     return OpenRuntime(max_threads)
+
+
+def _check_max_threads(number: int | None) -> None:
+    if number is not None and number < 1:
+        raise ValueError(f"max_threads must be at least 1, not {number!r}")
 
 
 class _Registry:
@@ -147,10 +151,10 @@ def find_scheduler() -> GraphScheduler:
     return runtime.scheduler
 
 
-def _adopted(loop: object) -> AgentRuntime:
+def _adopted(loop: object, max_threads: int | None = None) -> AgentRuntime:
     runtime = _registry.adopted.get(loop)
     if runtime is None or not runtime.is_open:
-        scheduler = GraphScheduler()
+        scheduler = GraphScheduler(max_threads=max_threads)
         runtime = _registry.adopted[loop] = AgentRuntime(scheduler)
         scheduler.backend.adopt(lambda: _serve_adopted(scheduler), scheduler.loop_ended)
     return runtime
@@ -164,18 +168,18 @@ async def _serve_adopted(scheduler: GraphScheduler) -> None:
         await scheduler.until_shut_down()
 
 
-def _background(backend: str | None) -> AgentRuntime:
+def _background(backend: str | None, max_threads: int | None = None) -> AgentRuntime:
     with _registry.lock:
         runtime = _registry.background
         if runtime is None or not runtime.is_open:
-            runtime = _registry.background = _start_background(backend)
+            runtime = _registry.background = _start_background(backend, max_threads)
             if not _registry.exit_registered:
                 _registry.exit_registered = True
                 _register_exit()
         return runtime
 
 
-def _start_background(backend: str | None) -> AgentRuntime:
+def _start_background(backend: str | None, max_threads: int | None) -> AgentRuntime:
     backend = backend or os.environ.get("MOTUS_BACKEND") or "trio"
     if backend not in ("trio", "asyncio"):
         raise ValueError(f"MOTUS_BACKEND must be 'trio' or 'asyncio', not {backend!r}")
@@ -184,7 +188,7 @@ def _start_background(backend: str | None) -> AgentRuntime:
     crash: list[BaseException] = []
 
     async def serve() -> None:
-        async with GraphScheduler() as scheduler:
+        async with GraphScheduler(max_threads=max_threads) as scheduler:
             made.append(scheduler)
             started.set()
             await scheduler.until_shut_down()
@@ -234,23 +238,27 @@ def _at_exit() -> None:
         runtime.shutdown()
 
 
-def init(loop: Any = None, *, backend: str | None = None) -> AgentRuntime:
+def init(
+    loop: Any = None, *, backend: str | None = None, max_threads: int | None = None
+) -> AgentRuntime:
     """Start the runtime of this place now instead of at the first task.
 
     In a running event loop that is the loop's own; elsewhere one on a background thread, whose
-    `backend` is `"trio"` or `"asyncio"` (default: the variable MOTUS_BACKEND, or trio). `loop` is
-    accepted for compatibility and may only be the running one. RuntimeError if there is one.
+    `backend` is `"trio"` or `"asyncio"` (default: the variable MOTUS_BACKEND, or trio). At most
+    `max_threads` synchronous bodies run at once, as in `open_runtime`. `loop` is accepted for
+    compatibility and may only be the running one. RuntimeError if there is a runtime already.
     """
     if is_initialized():
         raise RuntimeError("Motus runtime is already initialized: call shutdown() first")
+    _check_max_threads(max_threads)
     running = loop_identity()
     if loop is not None and loop is not running:
         raise RuntimeError("init(loop=...) takes the running event loop only: call it inside it")
     if running is not None:
         if backend is not None:
             raise RuntimeError("a running event loop decides the backend: leave it out")
-        return _adopted(running)
-    return _background(backend)
+        return _adopted(running, max_threads)
+    return _background(backend, max_threads)
 
 
 def _existing() -> AgentRuntime | None:

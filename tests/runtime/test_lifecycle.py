@@ -140,6 +140,29 @@ def test_init_twice_is_refused_and_shutdown_twice_is_not() -> None:
     shutdown()
 
 
+def test_init_takes_the_number_of_threads() -> None:
+    here: set[int] = set()
+    most = 0
+
+    @agent_task
+    def body(number: int) -> None:
+        nonlocal most
+        here.add(number)
+        most = max(most, len(here))
+        threading.Event().wait(0.001)
+        here.remove(number)
+
+    with pytest.raises(ValueError, match="max_threads must be at least 1, not 0"):
+        init(max_threads=0)
+    assert not is_initialized()
+    init(max_threads=1)
+    try:
+        resolve([body(number) for number in range(20)])
+    finally:
+        shutdown()
+    assert most == 1
+
+
 def test_shutdown_fails_what_is_left_and_wakes_who_waits(background: str) -> None:
     running = forever()
     pending = inc(running)
