@@ -58,7 +58,7 @@ class Rounds(trio.abc.Instrument):
 
 
 async def serve(report: Path) -> None:
-    """Serve as a program does until SIGTERM, then write down how long each round of the loop took."""
+    """Serve as a program does until SIGTERM, then write down how long each round took."""
     rounds = Rounds()
     pause_rarely()
     server = AgentServer(anything, max_workers=2, header_timeout=60, shutdown_timeout=1)
