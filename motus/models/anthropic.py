@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, ClassVar
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
+import anyio
+
+from motus.messages import ChatCompletion, ToolDefinition
 from motus.models.anthropic_wire import (
     ReplyAccumulator,
     add_breakpoints,
@@ -22,19 +23,25 @@ from motus.models.errors import (
     ModelServerError,
     ModelTimeoutError,
 )
-from motus.models.options import CachePolicy, ReasoningConfig
+from motus.models.options import CachePolicy
 from motus.models.remote import (
     RemoteChatClient,
     arguments,
     drained,
     missing_sdk,
+    read_out,
     retry_after_seconds,
 )
-from motus.models.structured import StructuredOutput
+from motus.models.requests import ModelRequest
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
 
 __all__ = ["AnthropicChatClient"]
 
 DEFAULT_MAX_TOKENS = 64_000
+# How the SDK identifies itself otherwise; with these it wants no key.
+_OTHER_WAYS_IN = {"auth_token", "credentials", "config", "profile"}
 # An error in mid-stream comes with status 200 and only its name.
 _STATUS_OF = {
     "invalid_request_error": 400,
@@ -60,10 +67,14 @@ class AnthropicChatClient(RemoteChatClient):
     without a key where one is needed.
 
     Replies are streamed on the wire also for `create` and `parse`: with the default of 64,000
-    `max_tokens` one may take longer than a silent connection lives.
+    `max_tokens` one may take longer than a silent connection lives. The SDK does not try again
+    when a stream breaks off, so this is done here for these two.
     """
 
     provider: ClassVar[str] = "anthropic"
+    key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+    url_variable: ClassVar[str] = "ANTHROPIC_BASE_URL"
+    default_url: ClassVar[str] = "https://api.anthropic.com"
 
     def __init__(
         self,
@@ -80,83 +91,68 @@ class AnthropicChatClient(RemoteChatClient):
             import anthropic
         except ImportError as error:
             raise missing_sdk("Anthropic", "anthropic", "anthropic") from error
-        from motus.models.transport import LoopClient  # needs what comes with the SDK
 
+        headers = sdk.get("default_headers") or {}
+        super().__init__(api_key, base_url, http_client, max_retries, timeout, headers)
         self._transform_schema = anthropic.transform_schema
         if timeout is not None:
             sdk["timeout"] = timeout
-        self._own_http = None if http_client is not None else LoopClient()
-
-        def make(**options: Any) -> anthropic.AsyncAnthropic:
-            return anthropic.AsyncAnthropic(
-                api_key=api_key,
-                base_url=base_url,
-                http_client=http_client or self._own_http,
-                max_retries=max_retries,
-                **{**sdk, **options},
-            )
-
         try:
-            self._sdk = make()
+            self._sdk = anthropic.AsyncAnthropic(
+                api_key=api_key if sdk.keys() & _OTHER_WAYS_IN else self._key,
+                base_url=self._base_url,
+                http_client=self._http,
+                max_retries=max_retries,
+                **sdk,
+            )
         except anthropic.CredentialsError as error:
             # It has found a profile on this machine, and cannot use it.
             raise ModelAuthenticationError(f"anthropic: {error}", provider="anthropic") from error
-        super().__init__(self._sdk.api_key, self._sdk.auth_token)
-        headers = dict(sdk.get("default_headers") or {})
+        self._keep_secret(self._sdk.api_key, self._sdk.auth_token)
+        self._omitted: dict[str, Any] = {}
         named = {name.lower() for name in headers} & {"authorization", "x-api-key"}
         if not (self._sdk.api_key or self._sdk.auth_token or self._sdk.credentials or named):
-            if base_url is None and not os.environ.get("ANTHROPIC_BASE_URL"):
-                raise ModelAuthenticationError(
-                    "anthropic: no key: pass api_key=, or set ANTHROPIC_API_KEY",
-                    provider=self.provider,
-                )
-            omitted = {"X-Api-Key": anthropic.omit, "Authorization": anthropic.omit}
-            self._sdk = make(default_headers={**headers, **omitted})
+            if not self._own_server:
+                raise self._no_key()
+            self._omitted = {"X-Api-Key": anthropic.omit, "Authorization": anthropic.omit}
 
-    async def aclose(self) -> None:
-        if self._own_http is not None:
-            await self._own_http.aclose()
-
-    def _request(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition],
-        reasoning: ReasoningConfig,
-        output: StructuredOutput | None,
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
-        kwargs = dict(kwargs)
-        policy = CachePolicy(kwargs.pop("cache_policy", CachePolicy.AUTO))
-        max_tokens = kwargs.get("max_tokens") or DEFAULT_MAX_TOKENS
+    def _wire(self, request: ModelRequest) -> dict[str, Any]:
+        options = dict(request.options)
+        policy = CachePolicy(options.pop("cache_policy", CachePolicy.AUTO))
+        max_tokens = options.pop("max_tokens", None) or DEFAULT_MAX_TOKENS
         system = [
             {"type": "text", "text": message.content}
-            for message in messages
+            for message in request.messages
             if message.role == "system" and message.content and message.content.strip()
         ]
-        request: dict[str, Any] = {
-            "model": model,
+        wire: dict[str, Any] = {
+            "model": request.model,
             "max_tokens": max_tokens,
-            "messages": wire_messages(messages),
+            "messages": wire_messages(request.messages),
         }
-        if system:
-            request["system"] = system
-        if tools:
-            request["tools"] = [self._wire_tool(tool) for tool in tools]
+        if request.tools:
+            wire["tools"] = [self._wire_tool(tool) for tool in request.tools]
         config: dict[str, Any] = {}
-        if output is not None:
+        if (output := request.output) is not None and output.strict is None:
+            # This API has no words for it either: an object of any keys would be an empty one.
+            system.append({"type": "text", "text": output.instruction})
+        elif output is not None:
             schema = self._transform_schema(output.schema)
             config["format"] = {"type": "json_schema", "schema": schema}
-        thinking, effort = wire_thinking(model, reasoning, max_tokens)
+        if system:
+            wire["system"] = system
+        thinking, effort = wire_thinking(request.model, request.reasoning, max_tokens)
         if thinking is not None:
-            request["thinking"] = thinking
+            wire["thinking"] = thinking
         if effort is not None:
             config["effort"] = effort
-        if config:
-            request["output_config"] = config
-        request.update(kwargs)
-        add_breakpoints(request, policy)
-        return request
+        if config or "output_config" in options:
+            wire["output_config"] = {**config, **options.pop("output_config", {})}
+        if self._omitted:
+            options["extra_headers"] = {**self._omitted, **(options.get("extra_headers") or {})}
+        wire.update(options)
+        add_breakpoints(wire, policy)
+        return wire
 
     def _wire_tool(self, tool: ToolDefinition) -> dict[str, Any]:
         schema = tool.parameters or {"type": "object", "properties": {}}
@@ -168,37 +164,56 @@ class AnthropicChatClient(RemoteChatClient):
             wire["strict"] = True
         return wire
 
-    async def _send(self, request: dict[str, Any]) -> ChatCompletion:
-        async with contextlib.aclosing(self._events(request)) as events:
-            *_, completion = [event async for event in events]
-        assert isinstance(completion, ChatCompletion)
-        return completion
+    async def _send(self, wire: dict[str, Any]) -> ChatCompletion:
+        sdk, left = self._sdk, self._max_retries
+        while True:
+            stream = await self._open(sdk, wire)
+            left -= int(stream.response.request.headers.get("x-stainless-retry-count", 0))
+            try:
+                async with contextlib.aclosing(self._following(stream)) as events:
+                    *_, completion = [event async for event in events]
+            except Exception as error:
+                # Raised again when it is not one to try again after.
+                delay = self._delay(error, left)
+                if delay is None:
+                    raise
+            else:
+                assert isinstance(completion, ChatCompletion)
+                return completion
+            await anyio.sleep(delay)
+            left -= 1
+            sdk = self._sdk.with_options(max_retries=left)
 
-    async def _events(self, request: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+    async def _events(self, wire: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+        stream = await self._open(self._sdk, wire)
+        async with contextlib.aclosing(self._following(stream)) as events:
+            async for event in events:
+                yield event
+
+    async def _open(self, sdk: AsyncAnthropic, wire: dict[str, Any]) -> Any:
+        create = sdk.messages.create
+        stream: Any = await create(**arguments(create, {**wire, "stream": True}))
+        if not hasattr(stream, "response"):
+            raise self._no_reply()
+        return stream
+
+    async def _following(self, stream: Any) -> AsyncGenerator[StreamEvent, None]:
         whole = ReplyAccumulator()
-        stream = await self._open(request)
         ended = False
         try:
             # Not `async for`, which would make one more generator of the stream.
-            while (event := await anext(stream, None)) is not None:
+            while not whole.ended and (event := await anext(stream, None)) is not None:
                 for piece in self._read(whole.add, event):
                     yield piece
-            ended = True
+            ended = await read_out(stream)
         finally:
             if not ended:
                 await drained(stream.response, stream)
         yield self._complete(whole)
 
-    async def _open(self, request: dict[str, Any]) -> Any:
-        create = self._sdk.messages.create
-        stream: Any = await create(**arguments(create, {**request, "stream": True}))
-        if not hasattr(stream, "response"):
-            raise self._no_reply()
-        return stream
-
     def _complete(self, whole: ReplyAccumulator) -> ChatCompletion:
         if not whole.ended:
-            raise self._broken_off()
+            raise self._broken_off() if whole.id else self._no_reply()
         return self._checked(whole.completion)
 
     def _explain(self, error: Exception) -> ModelError | None:

@@ -10,7 +10,7 @@ from typing import Any
 from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall
 from motus.models.base import ReasoningDelta, StreamEvent, TextDelta, ToolCallDelta
 from motus.models.options import CachePolicy, ReasoningConfig, cache_control, thinks_adaptively
-from motus.models.wire import decoded_arguments, make_usage, split_image
+from motus.models.wire import decoded_arguments, details, make_usage, split_image
 
 __all__ = ["ReplyAccumulator", "add_breakpoints", "wire_messages", "wire_thinking"]
 
@@ -19,9 +19,11 @@ MIN_BUDGET = 1024
 
 # The models that came before extended thinking.
 _NO_THINKING = re.compile(r"claude-(2|instant|3-(5|haiku|opus|sonnet))", re.ASCII)
+_ALWAYS_THINKING = re.compile(r"claude-(fable|mythos)", re.ASCII)
 _THINKING = ("thinking", "redacted_thinking")
-# What stands, among the reasoning details, for a block whose content is in the message itself.
-_PLACES = ("text", "tool_use")
+# What stands, among the reasoning details, for a block whose content is in the message itself, and
+# its field that says which.
+_PLACES = {"text": "text", "tool_use": "id"}
 
 _FINISH_REASONS = {
     "end_turn": "stop",
@@ -39,12 +41,16 @@ def wire_thinking(
     """The parameter `thinking`, and the effort, as far as the model knows them."""
     if thinks_adaptively(model):
         if not reasoning.enabled:
-            return {"type": "disabled"}, None
+            # Those that cannot be told not to think can be told to think the least.
+            always = _ALWAYS_THINKING.search(model)
+            return (None, "low") if always else ({"type": "disabled"}, None)
         return {"type": "adaptive"}, reasoning.effort
     effort = reasoning.effort if "claude-opus-4-5" in model and reasoning.enabled else None
     budget = reasoning.budget_tokens
-    # Without a budget these do not think.
+    # Without a budget these do not think, and with it they must have something left to say.
     if not reasoning.enabled or budget is None or _NO_THINKING.search(model):
+        return None, effort
+    if max_tokens <= MIN_BUDGET:
         return None, effort
     budget = max(MIN_BUDGET, min(budget, max_tokens - 1))
     return {"type": "enabled", "budget_tokens": budget}, effort
@@ -129,19 +135,20 @@ def _wire_id(call_id: str) -> str:
 
 def _assistant_blocks(message: ChatMessage) -> list[dict[str, Any]]:
     calls = {call.id: _tool_use(call) for call in message.tool_calls or []}
-    details = [
+    order = [
         detail
-        for detail in (message.reasoning_details or [])
-        if isinstance(detail, dict) and detail.get("type") in (*_THINKING, *_PLACES)
+        for detail in details(message)
+        if detail["type"] in _THINKING
+        or isinstance(detail.get(_PLACES.get(detail["type"], "")), str)
     ]
-    thoughts = [detail for detail in details if detail["type"] in _THINKING]
-    places = [detail for detail in details if detail["type"] in _PLACES]
+    thoughts = [detail for detail in order if detail["type"] in _THINKING]
+    places = [detail for detail in order if detail["type"] in _PLACES]
     said = "".join(place["text"] for place in places if place["type"] == "text")
     called = [place["id"] for place in places if place["type"] == "tool_use"]
     if places and said == (message.content or "") and called == list(calls):
         return [
             calls[detail["id"]] if detail["type"] == "tool_use" else dict(detail)
-            for detail in details
+            for detail in order
             if detail["type"] != "text" or detail["text"].strip()
         ]
     return [*map(dict, thoughts), *_text(message.content), *calls.values()]
@@ -220,7 +227,7 @@ class ReplyAccumulator:
             if block["type"] == "tool_use"
         ]
         usage = self.usage
-        details = usage.get("output_tokens_details") or {}
+        output = usage.get("output_tokens_details") or {}
         created = usage.get("cache_creation") or {}
         return ChatCompletion(
             self.id,
@@ -236,7 +243,7 @@ class ReplyAccumulator:
                 cache_read=usage.get("cache_read_input_tokens"),
                 cache_creation=usage.get("cache_creation_input_tokens"),
                 cache_creation_1h=created.get("ephemeral_1h_input_tokens"),
-                reasoning=details.get("thinking_tokens"),
+                reasoning=output.get("thinking_tokens"),
             ),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ __all__ = [
     "StreamEvent",
     "TextDelta",
     "ToolCallDelta",
+    "pieces",
 ]
 
 
@@ -55,6 +56,17 @@ class ToolCallDelta:
 
 
 StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | ChatCompletion
+
+
+def pieces(completion: ChatCompletion) -> Iterator[StreamEvent]:
+    """A whole reply as a stream of as few pieces as there can be."""
+    if completion.reasoning:
+        yield ReasoningDelta(completion.reasoning)
+    if completion.content:
+        yield TextDelta(completion.content)
+    for index, call in enumerate(completion.tool_calls or []):
+        yield ToolCallDelta(index, call.id, call.function.name, call.function.arguments)
+    yield completion
 
 
 class ChatStream(AsyncIterator[StreamEvent]):
@@ -145,17 +157,14 @@ class BaseChatClient(ABC):
         reasoning: ReasoningConfig,
         kwargs: dict[str, Any],
     ) -> AsyncGenerator[StreamEvent, None]:
-        completion = await self.create(model, messages, tools, reasoning, **kwargs)
-        if completion.reasoning:
-            yield ReasoningDelta(completion.reasoning)
-        if completion.content:
-            yield TextDelta(completion.content)
-        for index, call in enumerate(completion.tool_calls or []):
-            yield ToolCallDelta(index, call.id, call.function.name, call.function.arguments)
-        yield completion
+        for piece in pieces(await self.create(model, messages, tools, reasoning, **kwargs)):
+            yield piece
 
     async def aclose(self) -> None:  # noqa: B027 - a client without connections has nothing to close
-        """Close the idle connections that the client keeps; it can be used again afterwards."""
+        """Close the connections of the client, also those of calls that have not ended.
+
+        It can be used again afterwards.
+        """
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Any, ClassVar
 
-import anyio
 import anyio.to_thread
 
-from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
+from motus.messages import ChatCompletion
 from motus.models.base import StreamEvent
 from motus.models.errors import (
     ModelAuthenticationError,
     ModelConnectionError,
     ModelError,
-    ModelRateLimitError,
     ModelServerError,
-    ModelTimeoutError,
 )
 from motus.models.gemini_wire import (
     ReplyAccumulator,
@@ -29,29 +24,12 @@ from motus.models.gemini_wire import (
     wire_thinking,
     wire_tool,
 )
-from motus.models.options import ReasoningConfig
-from motus.models.remote import (
-    MAX_RETRY_AFTER,
-    RemoteChatClient,
-    drained,
-    missing_sdk,
-    retry_after_seconds,
-)
-from motus.models.structured import StructuredOutput
+from motus.models.remote import RemoteChatClient, drained, missing_sdk, retry_after_seconds
+from motus.models.requests import ModelRequest
 
 __all__ = ["GeminiChatClient"]
 
-T = TypeVar("T")
-
 DEFAULT_TIMEOUT = 600.0
-# As the SDKs of the other providers do it.
-FIRST_DELAY, MAX_DELAY = 0.5, 8.0
-_WORTH_ANOTHER = (
-    ModelRateLimitError,
-    ModelServerError,
-    ModelConnectionError,
-    ModelTimeoutError,
-)
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
@@ -69,6 +47,7 @@ class GeminiChatClient(RemoteChatClient):
     """
 
     provider: ClassVar[str] = "gemini"
+    key_variable: ClassVar[str] = "GEMINI_API_KEY"
 
     def __init__(
         self,
@@ -89,41 +68,39 @@ class GeminiChatClient(RemoteChatClient):
             from google import genai  # as above
         except ImportError as error:
             raise missing_sdk("Gemini", "google-genai", "gemini") from error
-        from motus.models.transport import LoopClient, certificates  # need what comes with the SDK
+        from motus.models.transport import certificates  # needs what comes with the SDK
 
-        if not vertexai:
-            api_key = api_key or os.environ.get("GEMINI_API_KEY")
-            if not api_key and base_url is None:
-                raise ModelAuthenticationError(
-                    "gemini: no key: pass api_key=, or set GEMINI_API_KEY", provider=self.provider
-                )
-        super().__init__(api_key)
-        self._max_retries = max_retries
+        super().__init__(api_key, base_url, http_client, max_retries, timeout)
+        # Vertex AI has other ways in: a key for it is one that was meant for it.
+        key = api_key and self._key if vertexai else self._key
+        if not key and not vertexai and base_url is None:
+            raise self._no_key()
         self._vertexai = vertexai
         self._credentials = sdk.pop("credentials", None)
-        if vertexai and not api_key and (base_url is None or project):
+        if vertexai and not key and (base_url is None or project):
             location = location or os.environ.get("GOOGLE_CLOUD_LOCATION") or "us-central1"
             if self._credentials is None:
                 with self._translated():
                     self._credentials, found = google.auth.default(scopes=[_SCOPE])
                 project = project or found
-        self._own_http = None if http_client is not None else LoopClient()
         options: dict[str, Any] = {
             "timeout": int((timeout or DEFAULT_TIMEOUT) * 1000),
             # Its own async client belongs to asyncio.
-            "httpx_async_client": http_client or self._own_http,
+            "httpx_async_client": self._http,
         }
-        if base_url is not None:
-            options["base_url"] = base_url
+        if self._base_url is not None:
+            options["base_url"] = self._base_url
         if not vertexai:
             # It would read them three times over for clients that are not used.
             options["client_args"] = {"verify": certificates()}
             options["async_client_args"] = {"ssl": certificates()}
         options.update(_fields(sdk.pop("http_options", None)))
+        if options.get("retry_options") is not None:
+            raise ValueError("http_options has retry_options: use max_retries instead")
         self._sdk = genai.Client(
             vertexai=vertexai,
             # The SDK insists on a key that the server at `base_url` does not want.
-            api_key=api_key or (None if vertexai else "none"),
+            api_key=key or (None if vertexai else "none"),
             credentials=self._credentials,
             project=project,
             location=location,
@@ -131,66 +108,57 @@ class GeminiChatClient(RemoteChatClient):
             **sdk,
         )
 
-    async def aclose(self) -> None:
-        if self._own_http is not None:
-            await self._own_http.aclose()
-
-    def _request(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition],
-        reasoning: ReasoningConfig,
-        output: StructuredOutput | None,
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
+    def _wire(self, request: ModelRequest) -> dict[str, Any]:
         # Breakpoints are for providers that do not cache by themselves.
-        kwargs = {key: value for key, value in kwargs.items() if key != "cache_policy"}
+        options = {key: value for key, value in request.options.items() if key != "cache_policy"}
+        model, output = request.model, request.output
         version = model_version(model)
-        system = [m.content for m in messages if m.role == "system" and m.content]
+        system = [m.content for m in request.messages if m.role == "system" and m.content]
         config: dict[str, Any] = {"automatic_function_calling": {"disable": True}}
-        if tools:
-            config["tools"] = [{"function_declarations": [wire_tool(tool) for tool in tools]}]
-        if output is not None and tools and version < (3, 0):
+        if request.tools:
+            declarations = [wire_tool(tool) for tool in request.tools]
+            config["tools"] = [{"function_declarations": declarations}]
+        if output is not None and request.tools and version < (3, 0):
             # These refuse to do both.
-            schema = json.dumps(output.schema)
-            system.append(
-                f"The final answer is JSON that fits this schema, and nothing else: {schema}"
-            )
+            system.append(output.instruction)
         elif output is not None:
             config["response_mime_type"] = "application/json"
             config["response_json_schema"] = output.schema
         if system:
             config["system_instruction"] = "\n\n".join(system)
-        thinking = wire_thinking(model, version, reasoning)
+        thinking = wire_thinking(model, version, request.reasoning)
         if thinking is not None:
             config["thinking_config"] = thinking
-        if "max_tokens" in kwargs:
-            kwargs["max_output_tokens"] = kwargs.pop("max_tokens")
-        contents = wire_contents(messages, signed=version >= (3, 0), with_ids=not self._vertexai)
+        if "max_tokens" in options:
+            options["max_output_tokens"] = options.pop("max_tokens")
+        contents = wire_contents(
+            request.messages, signed=version >= (3, 0), with_ids=not self._vertexai
+        )
         # Here, what is wrong with the caller's keywords is not taken for a wrong answer.
         from google.genai import types  # loaded already
 
-        checked = types.GenerateContentConfig.model_validate({**config, **kwargs})
+        checked = types.GenerateContentConfig.model_validate({**config, **options})
         return {"model": model, "contents": contents, "config": checked}
 
-    async def _send(self, request: dict[str, Any]) -> ChatCompletion:
+    async def _send(self, wire: dict[str, Any]) -> ChatCompletion:
         whole = ReplyAccumulator()
 
         async def call() -> Any:
-            return await self._sdk.aio.models.generate_content(**request)
+            await self._refresh_credentials()
+            return await self._sdk.aio.models.generate_content(**wire)
 
         self._read(whole.add, await self._trying(call))
         return self._complete(whole)
 
-    async def _events(self, request: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+    async def _events(self, wire: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
         from motus.models.transport import responses  # loaded already
 
         whole = ReplyAccumulator()
         with responses() as opened:
 
             async def call() -> Any:
-                stream = await self._sdk.aio.models.generate_content_stream(**request)
+                await self._refresh_credentials()
+                stream = await self._sdk.aio.models.generate_content_stream(**wire)
                 return await anext(stream, None), stream
 
             chunk, stream = await self._trying(call)
@@ -210,29 +178,6 @@ class GeminiChatClient(RemoteChatClient):
         if whole.finish_reason is None:
             raise self._broken_off() if whole.parts else self._no_reply()
         return self._checked(whole.completion)
-
-    async def _trying(self, call: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
-        while True:
-            try:
-                await self._refresh_credentials()
-                return await call()
-            except Exception as error:
-                # Raised again when it is not one to try again after.
-                delay = self._delay(error, attempt)
-                if delay is None:
-                    raise
-            attempt += 1
-            await anyio.sleep(delay)
-
-    def _delay(self, error: Exception, attempt: int) -> float | None:
-        explained = self._explain(error) or self._explain_transport(error)
-        if not isinstance(explained, _WORTH_ANOTHER) or attempt >= self._max_retries:
-            return None
-        if explained.retry_after is not None:
-            return explained.retry_after if explained.retry_after <= MAX_RETRY_AFTER else None
-        jitter: float = 1 - 0.25 * random.random()  # noqa: S311 - it spreads clients, it hides nothing
-        return min(FIRST_DELAY * 2.0**attempt, MAX_DELAY) * jitter
 
     async def _refresh_credentials(self) -> None:
         """Fetch a token before the SDK does so, which it can only in asyncio."""

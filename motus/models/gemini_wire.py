@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import uuid
@@ -12,11 +13,13 @@ from typing import Any
 from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
 from motus.models.base import ReasoningDelta, StreamEvent, TextDelta, ToolCallDelta
 from motus.models.options import ReasoningConfig
-from motus.models.wire import decoded_arguments, make_usage, split_image, token_count
+from motus.models.wire import decoded_arguments, details, make_usage, split_image, token_count
 
 __all__ = ["ReplyAccumulator", "model_version", "wire_contents", "wire_thinking", "wire_tool"]
 
 _VERSION = re.compile(r"gemini-(?P<major>\d+)(?:\.(?P<minor>\d+))?", re.ASCII)
+# Those of 2.5 that draw or speak do not think.
+_SPECIAL = re.compile(r"image|tts|audio|live", re.ASCII)
 # What the API takes for the signature of a call that another model has made.
 _FOREIGN = b"skip_thought_signature_validator"
 _SIGNATURE = "gemini.signature"
@@ -30,6 +33,7 @@ _FINISH_REASONS = {
     "PROHIBITED_CONTENT": "content_filter",
     "SPII": "content_filter",
     "IMAGE_SAFETY": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
     "IMAGE_PROHIBITED_CONTENT": "content_filter",
     "MODEL_ARMOR": "content_filter",
 }
@@ -45,7 +49,10 @@ def wire_thinking(
     model: str, version: tuple[int, int], reasoning: ReasoningConfig
 ) -> dict[str, Any] | None:
     """What the model is told of how much to think; `None` for nothing."""
-    if version < (2, 5):
+    if version < (2, 5) or (version < (3, 0) and _SPECIAL.search(model)):
+        return None
+    if "gemini" not in model:
+        # Others that Google serves, such as Gemma, refuse to be told.
         return None
     if version >= (3, 0):
         if not reasoning.enabled:
@@ -130,11 +137,7 @@ def _function_response(message: ChatMessage, *, with_ids: bool) -> dict[str, Any
 
 
 def _model_parts(message: ChatMessage, *, signed: bool, with_ids: bool) -> list[dict[str, Any]]:
-    signatures = {
-        detail.get("id"): base64.b64decode(detail["signature"])
-        for detail in message.reasoning_details or []
-        if isinstance(detail, dict) and detail.get("type") == _SIGNATURE
-    }
+    signatures = _signatures(message)
     parts: list[dict[str, Any]] = []
     if message.content:
         parts.append({"text": message.content})
@@ -151,6 +154,17 @@ def _model_parts(message: ChatMessage, *, signed: bool, with_ids: bool) -> list[
             part["thought_signature"] = _FOREIGN
         parts.append(part)
     return parts
+
+
+def _signatures(message: ChatMessage) -> dict[str | None, bytes]:
+    """Those of its calls, by id, and that of its text, by `None`."""
+    found: dict[str | None, bytes] = {}
+    for detail in details(message):
+        if detail["type"] == _SIGNATURE:
+            # What is none must not keep the conversation from going on.
+            with contextlib.suppress(LookupError, TypeError, ValueError):
+                found[detail["id"]] = base64.b64decode(detail["signature"])
+    return found
 
 
 class ReplyAccumulator:

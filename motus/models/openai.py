@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import AsyncGenerator, Sequence
+import re
+from collections.abc import AsyncGenerator
 from typing import Any, ClassVar
 
-import anyio
-
-from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
+from motus.messages import ChatCompletion
 from motus.models.base import StreamEvent
 from motus.models.errors import (
-    ModelAuthenticationError,
     ModelConnectionError,
     ModelError,
     ModelServerError,
@@ -21,24 +18,24 @@ from motus.models.errors import (
 from motus.models.openai_wire import (
     ReplyAccumulator,
     as_chunk,
+    failure,
     wire_effort,
     wire_messages,
     wire_tool,
 )
-from motus.models.options import ReasoningConfig
 from motus.models.remote import (
     RemoteChatClient,
     arguments,
     drained,
     missing_sdk,
+    read_out,
     retry_after_seconds,
 )
-from motus.models.structured import StructuredOutput
+from motus.models.requests import ModelRequest
 
 __all__ = ["OpenAIChatClient"]
 
-# How long the end of a stream's body may take after its last event, in seconds.
-LAST_LINES = 0.1
+_OPENAI_HOST = re.compile(r"(^|\.)openai\.(com|azure\.com)$", re.ASCII)
 # How the SDK identifies itself otherwise.
 _OTHER_WAYS_IN = {"workload_identity", "provider"}
 
@@ -57,7 +54,7 @@ class OpenAIChatClient(RemoteChatClient):
     title: ClassVar[str] = "OpenAI"
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
     url_variable: ClassVar[str] = "OPENAI_BASE_URL"
-    default_url: ClassVar[str | None] = None
+    default_url: ClassVar[str] = "https://api.openai.com/v1"
 
     def __init__(
         self,
@@ -74,53 +71,39 @@ class OpenAIChatClient(RemoteChatClient):
             import openai
         except ImportError as error:
             raise missing_sdk(self.title, "openai", "openai") from error
-        from motus.models.transport import LoopClient  # needs what comes with the SDK
 
-        key = api_key or os.environ.get(self.key_variable)
-        url = base_url or os.environ.get(self.url_variable)
-        super().__init__(key)
+        headers = sdk.get("default_headers") or {}
+        super().__init__(api_key, base_url, http_client, max_retries, timeout, headers)
+        key = self._key
+        self._omitted: dict[str, Any] = {}
+        if not key and not sdk.keys() & _OTHER_WAYS_IN:
+            # The SDK insists on a key, also where there is a header for it, or no need of one.
+            key = "none"
+            if "authorization" not in {name.lower() for name in headers}:
+                if not self._own_server:
+                    raise self._no_key()
+                self._omitted = {"Authorization": openai.Omit()}
         if timeout is not None:
             sdk["timeout"] = timeout
-        headers = {name.lower() for name in sdk.get("default_headers") or {}}
-        self._omitted: dict[str, Any] = {}
-        if not key and "authorization" not in headers and not sdk.keys() & _OTHER_WAYS_IN:
-            if url is None:
-                raise ModelAuthenticationError(
-                    f"{self.provider}: no key: pass api_key=, or set {self.key_variable}",
-                    provider=self.provider,
-                )
-            # The SDK insists on a key that the server at `url` does not want.
-            key = "none"
-            self._omitted = {"Authorization": openai.Omit()}
-        self._own_http = None if http_client is not None else LoopClient()
         self._sdk = openai.AsyncOpenAI(
             api_key=key,
-            base_url=url or self.default_url,
-            http_client=http_client or self._own_http,
+            base_url=self._base_url,
+            http_client=self._http,
             max_retries=max_retries,
             **sdk,
         )
 
-    async def aclose(self) -> None:
-        if self._own_http is not None:
-            await self._own_http.aclose()
-
-    def _request(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition],
-        reasoning: ReasoningConfig,
-        output: StructuredOutput | None,
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
+    def _wire(self, request: ModelRequest) -> dict[str, Any]:
         # Breakpoints are for providers that do not cache by themselves.
-        kwargs = {key: value for key, value in kwargs.items() if key != "cache_policy"}
-        request: dict[str, Any] = {"model": model, "messages": wire_messages(messages)}
-        if tools:
-            request["tools"] = [wire_tool(tool) for tool in tools]
-        if output is not None:
-            request["response_format"] = {
+        options = {key: value for key, value in request.options.items() if key != "cache_policy"}
+        wire: dict[str, Any] = {
+            "model": request.model,
+            "messages": wire_messages(request.messages, with_thoughts=self._takes_thoughts()),
+        }
+        if request.tools:
+            wire["tools"] = [wire_tool(tool) for tool in request.tools]
+        if (output := request.output) is not None:
+            wire["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {
                     "name": output.name,
@@ -128,48 +111,50 @@ class OpenAIChatClient(RemoteChatClient):
                     "strict": output.strict is not None,
                 },
             }
-        self._add_reasoning(request, model, reasoning)
+        self._add_reasoning(wire, request)
         if self._omitted:
-            kwargs["extra_headers"] = {**self._omitted, **(kwargs.get("extra_headers") or {})}
-        return {**request, **kwargs}
+            options["extra_headers"] = {**self._omitted, **(options.get("extra_headers") or {})}
+        return {**wire, **options}
 
-    def _add_reasoning(
-        self, request: dict[str, Any], model: str, reasoning: ReasoningConfig
-    ) -> None:
-        effort = wire_effort(model, reasoning)
+    def _add_reasoning(self, wire: dict[str, Any], request: ModelRequest) -> None:
+        effort = wire_effort(request.model, request.reasoning)
         if effort is not None:
-            request["reasoning_effort"] = effort
+            wire["reasoning_effort"] = effort
 
-    async def _send(self, request: dict[str, Any]) -> ChatCompletion:
+    def _takes_thoughts(self) -> bool:
+        # OpenAI itself refuses fields that it does not know, and sends none.
+        return _OPENAI_HOST.search(self._sdk.base_url.host) is None
+
+    async def _send(self, wire: dict[str, Any]) -> ChatCompletion:
         create = self._sdk.chat.completions.create
-        reply: Any = await create(**arguments(create, request))
+        reply: Any = await create(**arguments(create, wire))
         # The SDK does not check what it got.
         body = reply.to_dict(warnings=False) if hasattr(reply, "to_dict") else {}
-        if body.get("error") or not body.get("choices"):
-            raise self._bad_reply(body)
         whole = ReplyAccumulator()
+        if self._read(failure, body) or not body.get("choices"):
+            raise self._bad_reply(body)
         self._read(whole.add, self._read(as_chunk, body))
         return self._checked(whole.completion)
 
     def _bad_reply(self, body: dict[str, Any]) -> ModelError:
         """For an answer with status 200 that holds an error, or nothing."""
-        error = body.get("error")
+        error = failure(body)
         if not error:
             return self._no_reply()
         error = error if isinstance(error, dict) else {"message": str(error)}
         code = str(error.get("code") or "")
         # OpenRouter sends on what the providers behind it have said.
-        status = int(code) if code.isdigit() else 500
+        status = int(code) if code.isdecimal() else 500
         return self._status_error(status, str(error.get("message", "")), code=code)
 
-    async def _events(self, request: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+    async def _events(self, wire: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
         completions = self._sdk.chat.completions
-        request = {"stream_options": {"include_usage": True}, **request, "stream": True}
-        request = arguments(completions.create, request)
+        wire = {"stream_options": {"include_usage": True}, **wire, "stream": True}
+        wire = arguments(completions.create, wire)
         whole = ReplyAccumulator()
         # Not the SDK's own stream: it leaves its generators hanging after the last event, which
         # trio then finds and warns of.
-        async with completions.with_streaming_response.create(**request) as response:
+        async with completions.with_streaming_response.create(**wire) as response:
             lines = response.iter_lines()
             done = whole_body = False
             try:
@@ -181,14 +166,11 @@ class OpenAIChatClient(RemoteChatClient):
                     if data is None:
                         continue
                     chunk = json.loads(data)
-                    if isinstance(chunk, dict) and chunk.get("error"):
+                    if self._read(failure, chunk):
                         raise self._bad_reply(chunk)
                     for event in self._read(whole.add, chunk):
                         yield event
-                with anyio.move_on_after(LAST_LINES):
-                    while await anext(lines, None) is not None:
-                        pass
-                    whole_body = True
+                whole_body = await read_out(lines)
             finally:
                 if not whole_body:
                     await drained(response.http_response, lines)

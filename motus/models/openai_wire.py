@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,9 +13,16 @@ import attrs
 from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
 from motus.models.base import ReasoningDelta, StreamEvent, TextDelta, ToolCallDelta
 from motus.models.options import ReasoningConfig
-from motus.models.wire import make_usage, split_image, token_count
+from motus.models.wire import details, make_usage, split_image, token_count
 
-__all__ = ["ReplyAccumulator", "as_chunk", "wire_effort", "wire_messages", "wire_tool"]
+__all__ = [
+    "ReplyAccumulator",
+    "as_chunk",
+    "failure",
+    "wire_effort",
+    "wire_messages",
+    "wire_tool",
+]
 
 # The families that came before the models that think; all that come after do.
 _NO_REASONING = re.compile(
@@ -22,6 +30,8 @@ _NO_REASONING = re.compile(
 )
 _O_SERIES = re.compile(r"(^|/)o\d", re.ASCII)
 _FIRST_GPT_5 = re.compile(r"(^|/)gpt-5(-(mini|nano|pro|codex|20)|$)", re.ASCII)
+# The reasoning detail of a reply whose thoughts its server wants back as `reasoning_content`.
+_CONTENT = "reasoning_content"
 # Names of speakers that are none of these are refused.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -43,12 +53,15 @@ def wire_effort(model: str, reasoning: ReasoningConfig) -> str | None:
 def as_chunk(body: dict[str, Any]) -> dict[str, Any]:
     """A whole reply, as if it had been streamed in one piece."""
     choice = body["choices"][0]
-    return {**body, "choices": [{**choice, "delta": choice["message"]}]}
+    message = choice["message"]
+    calls = [{**call, "index": i} for i, call in enumerate(message.get("tool_calls") or [])]
+    return {**body, "choices": [{**choice, "delta": {**message, "tool_calls": calls}}]}
 
 
-def _reasoning_text(message: dict[str, Any]) -> str | None:
-    # Not a field of OpenAI's; its name depends on the server.
-    return message.get("reasoning") or message.get("reasoning_content")
+def failure(body: dict[str, Any]) -> Any:
+    """The error that an answer with status 200 holds, as a whole or in the place of its reply."""
+    choices = body.get("choices") or [{}]
+    return body.get("error") or choices[0].get("error")
 
 
 def _usage(usage: dict[str, Any]) -> dict[str, int]:
@@ -76,8 +89,8 @@ def wire_tool(tool: ToolDefinition) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def wire_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
-    """The conversation as this API wants it.
+def wire_messages(messages: Iterable[ChatMessage], *, with_thoughts: bool) -> list[dict[str, Any]]:
+    """The conversation as this API wants it, `with_thoughts` for a server that wants them back.
 
     Only a user can show a picture: those of tools and assistants follow in a user's message, after
     all results of that step, which must come right after the calls.
@@ -94,6 +107,8 @@ def wire_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
         if message.role != "tool":
             show()
         result.append(_wire_message(message))
+        if with_thoughts and message.role == "assistant":
+            result[-1].update(_thoughts(message))
         if message.base64_image and message.role != "user":
             source = f"tool {message.name}" if message.role == "tool" else message.role
             pictures.append({"type": "text", "text": f"Picture from the {source}:"})
@@ -117,24 +132,19 @@ def _wire_message(message: ChatMessage) -> dict[str, Any]:
     if message.role == "user" and message.base64_image:
         text = [{"type": "text", "text": message.content}] if message.content else []
         wire["content"] = [*text, _picture(message.base64_image)]
-    if message.role == "assistant":
-        if message.tool_calls:
-            wire["tool_calls"] = [attrs.asdict(call) for call in message.tool_calls]
-            wire["content"] = message.content or None
-        if details := own_details(message.reasoning_details):
-            wire["reasoning_details"] = details
+    if message.role == "assistant" and message.tool_calls:
+        wire["tool_calls"] = [attrs.asdict(call) for call in message.tool_calls]
+        wire["content"] = message.content or None
     return wire
 
 
-def own_details(details: Any) -> list[dict[str, Any]]:
+def _thoughts(message: ChatMessage) -> dict[str, Any]:
     """Those that came through this API: a conversation may have begun with another provider."""
-    if not isinstance(details, list):
-        return []
-    return [
-        detail
-        for detail in details
-        if isinstance(detail, dict) and str(detail.get("type", "")).startswith("reasoning.")
-    ]
+    own = [detail for detail in details(message) if detail["type"].startswith("reasoning.")]
+    thoughts: dict[str, Any] = {"reasoning_details": own} if own else {}
+    if message.reasoning and {"type": _CONTENT} in details(message):
+        thoughts["reasoning_content"] = message.reasoning
+    return thoughts
 
 
 def _plain(content: Any) -> str:
@@ -154,7 +164,9 @@ class ReplyAccumulator:
         self.refused = False
         self.reasoning: list[str] = []
         self.details: list[dict[str, Any]] = []
-        self.calls: dict[int, ToolCall] = {}
+        self.calls: list[ToolCall] = []
+        # Where the calls are that the server has given an index.
+        self.places: dict[int | None, int] = {}
         self.finish_reason: str | None = None
         self.usage: dict[str, int] = {}
 
@@ -170,11 +182,14 @@ class ReplyAccumulator:
         return events
 
     def _delta(self, delta: dict[str, Any]) -> Iterable[StreamEvent]:
-        if thought := _reasoning_text(delta):
+        # Neither is a field of OpenAI's; the name depends on the server.
+        if thought := delta.get("reasoning") or delta.get("reasoning_content"):
             self.reasoning.append(thought)
             yield ReasoningDelta(thought)
         for detail in delta.get("reasoning_details") or []:
             self._detail(detail)
+        if delta.get("reasoning_content") and not self.details:
+            self.details.append({"type": _CONTENT})
         refusal = delta.get("refusal")
         self.refused = self.refused or bool(refusal)
         if text := _plain(delta.get("content")) or refusal:
@@ -184,20 +199,20 @@ class ReplyAccumulator:
             yield self._call(piece)
 
     def _call(self, piece: dict[str, Any]) -> StreamEvent:
-        call_id, function = piece.get("id"), piece.get("function") or {}
+        index, call_id, function = piece.get("index"), piece.get("id"), piece.get("function") or {}
         name, arguments = function.get("name"), function.get("arguments") or ""
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments)
-        index = piece.get("index")
-        if index is None:
-            # A whole reply has none, and so have the streams of some servers: an id begins a call.
-            index = len(self.calls) if call_id or not self.calls else len(self.calls) - 1
-        call = self.calls.get(index)
-        if call is None:
-            self.calls[index] = ToolCall(call_id or "", FunctionCall(name or "", arguments))
-            return ToolCallDelta(index, call_id, name, arguments)
-        call.function.arguments += arguments
-        return ToolCallDelta(index, arguments=arguments)
+        place = self.places.get(index)
+        # Some servers give no index, or all calls the same one: then another id is another call.
+        if place is None or (call_id and call_id != self.calls[place].id):
+            place = self.places[index] = len(self.calls)
+            # And some no id, without which no result can name the call.
+            call_id = call_id or f"call_{uuid.uuid4().hex}"
+            self.calls.append(ToolCall(call_id, FunctionCall(name or "", arguments)))
+            return ToolCallDelta(place, call_id, name, arguments)
+        self.calls[place].function.arguments += arguments
+        return ToolCallDelta(place, arguments=arguments)
 
     def _detail(self, detail: dict[str, Any]) -> None:
         # Pieces of one block follow each other with its index, and its signature comes last.
@@ -221,7 +236,14 @@ class ReplyAccumulator:
             content="".join(self.text) or None,
             reasoning="".join(self.reasoning) or None,
             reasoning_details=self.details or None,
-            tool_calls=[self.calls[index] for index in sorted(self.calls)] or None,
-            finish_reason="content_filter" if self.refused else self.finish_reason or "stop",
+            tool_calls=self.calls or None,
+            finish_reason=self._finish_reason(),
             usage=self.usage,
         )
+
+    def _finish_reason(self) -> str:
+        if self.refused:
+            return "content_filter"
+        reason = self.finish_reason or "stop"
+        # Where a call was forced, OpenAI itself says "stop".
+        return "tool_calls" if self.calls and reason in ("stop", "function_call") else reason

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from motus.messages import ChatMessage, ToolDefinition
 from motus.models.openai import OpenAIChatClient
-from motus.models.options import CachePolicy, ReasoningConfig, cache_control, thinks_adaptively
-from motus.models.structured import StructuredOutput
+from motus.models.options import CachePolicy, cache_control, thinks_adaptively
+from motus.models.requests import ModelRequest
 
 __all__ = ["OpenRouterChatClient"]
 
@@ -25,26 +23,18 @@ class OpenRouterChatClient(OpenAIChatClient):
     title: ClassVar[str] = "OpenRouter"
     key_variable: ClassVar[str] = "OPENROUTER_API_KEY"
     url_variable: ClassVar[str] = "OPENROUTER_BASE_URL"
-    default_url: ClassVar[str | None] = "https://openrouter.ai/api/v1"
+    default_url: ClassVar[str] = "https://openrouter.ai/api/v1"
+    sdk_knows_url: ClassVar[bool] = False
 
-    def _request(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition],
-        reasoning: ReasoningConfig,
-        output: StructuredOutput | None,
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
-        policy = CachePolicy(kwargs.get("cache_policy", CachePolicy.AUTO))
-        request = super()._request(model, messages, tools, reasoning, output, kwargs)
-        if model.startswith("anthropic/"):
-            _add_breakpoints(request["messages"], policy)
-        return request
+    def _wire(self, request: ModelRequest) -> dict[str, Any]:
+        policy = CachePolicy(request.options.get("cache_policy", CachePolicy.AUTO))
+        wire = super()._wire(request)
+        if request.model.startswith("anthropic/"):
+            _add_breakpoints(wire["messages"], policy)
+        return wire
 
-    def _add_reasoning(
-        self, request: dict[str, Any], model: str, reasoning: ReasoningConfig
-    ) -> None:
+    def _add_reasoning(self, wire: dict[str, Any], request: ModelRequest) -> None:
+        reasoning = request.reasoning
         wanted: dict[str, Any] = {}
         if not reasoning.enabled:
             wanted["enabled"] = False
@@ -52,10 +42,10 @@ class OpenRouterChatClient(OpenAIChatClient):
             wanted["max_tokens"] = reasoning.budget_tokens
         elif reasoning.effort is not None:
             wanted["effort"] = "xhigh" if reasoning.effort == "max" else reasoning.effort
-        elif thinks_adaptively(model):
+        elif thinks_adaptively(request.model):
             wanted["enabled"] = True
         if wanted:
-            request["extra_body"] = {"reasoning": wanted}
+            wire["reasoning"] = wanted
 
 
 def _add_breakpoints(messages: list[dict[str, Any]], policy: CachePolicy) -> None:

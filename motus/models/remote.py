@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
+import random
 import re
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+)
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 
-from motus.messages import (
-    ChatCompletion,
-    ChatMessage,
-    ToolDefinition,
-    message_from_json,
-    message_to_json,
-)
-from motus.models.base import BaseChatClient, ChatStream, StreamEvent
+from motus.messages import ChatCompletion, message_from_json, message_to_json
+from motus.models.base import StreamEvent
 from motus.models.errors import (
     ModelAuthenticationError,
     ModelBadRequestError,
@@ -31,8 +35,7 @@ from motus.models.errors import (
     ModelServerError,
     ModelTimeoutError,
 )
-from motus.models.options import AUTO_REASONING, ReasoningConfig
-from motus.models.structured import StructuredOutput, structured_output
+from motus.models.requests import ModelRequest, RequestChatClient
 
 __all__ = [
     "MAX_RETRY_AFTER",
@@ -40,6 +43,7 @@ __all__ = [
     "arguments",
     "drained",
     "missing_sdk",
+    "read_out",
     "retry_after_seconds",
 ]
 
@@ -47,8 +51,8 @@ T = TypeVar("T")
 
 # What providers say, in a status 400, where others have an error code.
 _OVERFLOW = re.compile(
-    r"context.?(length|window|limit)|too many (input )?tokens|(prompt|input)( token count)? .{0,40}"
-    r"(is too long|exceeds the (maximum|limit))|maximum context",
+    r"context.?(length|window|limit|size)|maximum (context|prompt length)|too many (input )?tokens|"
+    r"(prompt|input)( token count)? .{0,40}(is too long|exceeds the (maximum|limit))",
     re.IGNORECASE | re.ASCII,
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -56,6 +60,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 MAX_TEXT = 500
 # A provider that wants to be left alone for longer, in seconds, is not waited for.
 MAX_RETRY_AFTER = 120.0
+# As the SDKs do it.
+FIRST_DELAY, MAX_DELAY = 0.5, 8.0
+_WORTH_ANOTHER = (
+    ModelRateLimitError,
+    ModelServerError,
+    ModelConnectionError,
+    ModelTimeoutError,
+)
+# How long the end of a stream's body may take after its last event, in seconds.
+LAST_LINES = 0.1
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 
 
 class Response(Protocol):
@@ -64,88 +79,152 @@ class Response(Protocol):
     async def aclose(self) -> None: ...
 
 
-class RemoteChatClient(BaseChatClient):
+class RemoteChatClient(RequestChatClient):
     """A client over the SDK of a provider.
 
-    A subclass says how a request looks (`_request`), sends it (`_send`, `_events`), and knows the
+    A subclass says how a request looks (`_wire`), sends it (`_send`, `_events`), and knows the
     errors of its SDK (`_explain`).
     """
 
     provider: ClassVar[str]
+    key_variable: ClassVar[str]
+    url_variable: ClassVar[str] = ""
+    default_url: ClassVar[str]
+    # Whether the SDK goes there by itself.
+    sdk_knows_url: ClassVar[bool] = True
 
-    def __init__(self, *secrets: str | None) -> None:
-        self._secrets = tuple(secret for secret in secrets if secret and len(secret) > 3)
+    def __init__(
+        self,
+        api_key: str | None,
+        base_url: str | None,
+        http_client: Any,
+        max_retries: int,
+        timeout: float | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Settle what the client of any provider is given; `headers` are those of every request.
+
+        `_key` and `_base_url` come from the environment where they are not given, and
+        `_own_server` says that there is such an address; `_http` sends through `http_client`, or
+        through pools of its own.
+        """
+        from motus.models.transport import LoopClient  # needs what comes with the SDK
+
+        if max_retries < 0:
+            raise ValueError(f"Invalid max_retries {max_retries!r}: expected 0 or more")
+        if timeout is not None and timeout <= 0:
+            raise ValueError(f"Invalid timeout {timeout!r}: expected seconds, more than 0")
+        self._source = self.provider
+        self._key = self._usable(api_key or os.environ.get(self.key_variable))
+        url = base_url or os.environ.get(self.url_variable)
+        self._own_server = bool(url)
+        # A variable that is set, but empty, is an address to the SDKs.
+        self._base_url = url or (
+            self.default_url if url is not None or not self.sdk_knows_url else None
+        )
+        self._secrets: list[str] = []
+        self._keep_secret(self._key, urlsplit(url or "").password)
+        self._max_retries = max_retries
+        self._http = LoopClient(http_client)
+        if self._base_url is not None:
+            self._base_url = self._http.without_login(self._base_url)
+        for name, value in (headers or {}).items():
+            if _SECRET_HEADER.search(name):
+                # Behind the name of the scheme, if there is one.
+                self._keep_secret(value, value.strip().rpartition(" ")[2])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
-    async def create(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition] | None = None,
-        reasoning: ReasoningConfig = AUTO_REASONING,
-        **kwargs: Any,
-    ) -> ChatCompletion:
-        request = self._request(model, messages, tools or (), reasoning, None, kwargs)
-        with self._translated():
-            return await self._send(request)
+    async def aclose(self) -> None:
+        await self._http.aclose()
 
-    async def parse(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        response_format: type[Any],
-        tools: Sequence[ToolDefinition] | None = None,
-        reasoning: ReasoningConfig = AUTO_REASONING,
-        **kwargs: Any,
-    ) -> ChatCompletion:
-        output = structured_output(response_format)
-        request = self._request(model, messages, tools or (), reasoning, output, kwargs)
-        with self._translated():
-            completion = await self._send(request)
-        return output.fill(completion, self.provider)
+    def _keep_secret(self, *secrets: str | None) -> None:
+        """Whatever holds one of these is shown without it."""
+        stripped = [secret.strip() for secret in secrets if secret]
+        self._secrets += [secret for secret in stripped if len(secret) > 3]
 
-    def stream(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition] | None = None,
-        reasoning: ReasoningConfig = AUTO_REASONING,
-        **kwargs: Any,
-    ) -> ChatStream:
-        request = self._request(model, messages, tools or (), reasoning, None, kwargs)
-        return ChatStream(self._stream(request))
+    def _usable(self, key: str | None) -> str | None:
+        """The key without the line's end of its file; refused if a header cannot hold it.
 
-    async def _stream(self, request: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+        Whoever tried to send it would quote it in the error.
+        """
+        key = (key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ModelAuthenticationError(
+                f"{self.provider}: there are characters in the key that no key has: correct "
+                f"api_key=, or {self.key_variable}",
+                provider=self.provider,
+            )
+        return key or None
+
+    def _no_key(self) -> ModelAuthenticationError:
+        return ModelAuthenticationError(
+            f"{self.provider}: no key: pass api_key=, or set {self.key_variable}",
+            provider=self.provider,
+        )
+
+    async def _reply(self, request: ModelRequest) -> ChatCompletion:
+        wire = self._wire(request)
         with self._translated():
-            async with contextlib.aclosing(self._events(request)) as events:
+            return await self._send(wire)
+
+    def _pieces(self, request: ModelRequest) -> AsyncGenerator[StreamEvent, None]:
+        # What is wrong with the request is said here, and not when the first piece is asked for.
+        return self._streamed(self._wire(request))
+
+    async def _streamed(self, wire: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+        with self._translated():
+            async with contextlib.aclosing(self._events(wire)) as events:
                 async for event in events:
                     yield event
 
     @abstractmethod
-    def _request(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition],
-        reasoning: ReasoningConfig,
-        output: StructuredOutput | None,
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
+    def _wire(self, request: ModelRequest) -> dict[str, Any]:
         """The arguments for the SDK; what the caller gave as keywords wins."""
 
     @abstractmethod
-    async def _send(self, request: dict[str, Any]) -> ChatCompletion:
+    async def _send(self, wire: dict[str, Any]) -> ChatCompletion:
         """The reply."""
 
     @abstractmethod
-    def _events(self, request: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+    def _events(self, wire: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
         """The reply in pieces, its `ChatCompletion` last."""
 
     @abstractmethod
     def _explain(self, error: Exception) -> ModelError | None:
         """What an error of the SDK means; `None` if it is not one."""
+
+    async def _trying(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call, again after what may pass: for an SDK whose own retries are off."""
+        left = self._max_retries
+        while True:
+            try:
+                return await call()
+            except Exception as error:
+                # Raised again when it is not one to try again after.
+                delay = self._delay(error, left)
+                if delay is None:
+                    raise
+            left -= 1
+            await anyio.sleep(delay)
+
+    def _delay(self, error: Exception, left: int) -> float | None:
+        """Seconds until the next of the attempts that are left; `None` if there is to be none."""
+        explained = error if isinstance(error, ModelError) else self._explained(error)
+        worth = isinstance(explained, _WORTH_ANOTHER) and explained.status != 402
+        if isinstance(explained, ModelServerError) and explained.status is None:
+            # An answer that is no reply would be none the next time.
+            worth = False
+        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        if (advice := headers.get("x-should-retry")) is not None:
+            worth = advice == "true"
+        if explained is None or not worth or left <= 0:
+            return None
+        if explained.retry_after is not None:
+            return explained.retry_after if explained.retry_after <= MAX_RETRY_AFTER else None
+        jitter: float = 1 - 0.25 * random.random()  # noqa: S311 - it spreads clients, it hides nothing
+        return min(FIRST_DELAY * 2.0 ** (self._max_retries - left), MAX_DELAY) * jitter
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -156,11 +235,14 @@ class RemoteChatClient(BaseChatClient):
         # Each SDK has a family of its own, and lets those of its HTTP stack through; whatever is
         # none of them goes on as it is.
         except Exception as error:
-            explained = self._explain(error) or self._explain_transport(error)
+            explained = self._explained(error)
             if explained is None:
                 raise
             self._redact(error)
             raise explained from error
+
+    def _explained(self, error: Exception) -> ModelError | None:
+        return self._explain(error) or self._explain_transport(error)
 
     def _explain_transport(self, error: Exception) -> ModelError | None:
         import httpx2  # with the SDK, it is loaded already
@@ -293,6 +375,18 @@ async def drained(response: Response, rest: AsyncIterator[Any]) -> None:
         with contextlib.suppress(Exception):
             while await anext(rest, None) is not None:
                 pass
+
+
+async def read_out(rest: AsyncIterator[Any]) -> bool:
+    """Read what follows the last event, so that the connection can be used again; False if not.
+
+    A server may leave it open, or break it: the reply is whole all the same.
+    """
+    with anyio.move_on_after(LAST_LINES), contextlib.suppress(Exception):
+        while await anext(rest, None) is not None:
+            pass
+        return True
+    return False
 
 
 def missing_sdk(provider: str, package: str, extra: str) -> ImportError:

@@ -36,6 +36,12 @@ class StructuredOutput:
     strict: dict[str, Any] | None
     validate: Callable[[str], Any]
 
+    @property
+    def instruction(self) -> str:
+        """The same for a model that cannot be made to keep a schema."""
+        schema = json.dumps(self.schema)
+        return f"The final answer is JSON that fits this schema, and nothing else: {schema}"
+
     def fill(self, completion: ChatCompletion, provider: str) -> ChatCompletion:
         """Set `parsed` from the reply's text, unless it calls tools; see `BaseChatClient.parse`."""
         if completion.tool_calls:

@@ -95,17 +95,45 @@ def _release_all(pools: _Pools) -> None:
 class LoopClient(httpx2.AsyncClient):
     """What an SDK takes for an ordinary client; each loop's requests go through a pool of its own.
 
-    A pool is closed by `aclose`, when its loop ends, or when this client is dropped.
+    A pool is closed by `aclose`, when its loop ends, or when this client is dropped. With a
+    `given` client, all requests are made and sent by that one, which stays its owner's to close.
+    Raises `TypeError` for one of another library.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: Any = None) -> None:
+        if not isinstance(given, httpx2.AsyncClient | None):
+            kind = f"{type(given).__module__}.{type(given).__name__}"
+            raise TypeError(f"http_client must be an httpx2.AsyncClient, not {kind}")
         super().__init__(transport=_Nowhere(), follow_redirects=True)
+        self._given: httpx2.AsyncClient | None = given
+        self._login: httpx2.BasicAuth | None = None
+        if given is None:
+            # Now, so that processes forked from this one, each for a turn, need not read them.
+            certificates()
+        else:
+            # The SDKs look at it.
+            self.timeout = given.timeout
         self._pools: _Pools = {}
         # At the end of the process there is no loop left to close them in.
         weakref.finalize(self, _release_all, self._pools).atexit = False
 
+    def without_login(self, url: str) -> str:
+        """The address without user and password, which go with every request, but into no log."""
+        whole = httpx2.URL(url)
+        if not whole.userinfo:
+            return url
+        self._login = httpx2.BasicAuth(whole.username, whole.password)
+        return str(whole.copy_with(userinfo=b""))
+
+    def build_request(self, *args: Any, **kwargs: Any) -> httpx2.Request:
+        make = super().build_request if self._given is None else self._given.build_request
+        return make(*args, **kwargs)
+
     async def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
-        response = await self._pool().client.send(request, **kwargs)
+        if self._login is not None:
+            kwargs["auth"] = self._login
+        client = self._given or self._pool().client
+        response = await client.send(request, **kwargs)
         if (retry_after_seconds(response.headers) or 0) > MAX_RETRY_AFTER:
             # An SDK would wait for as long as it is told to; this it takes for a no.
             response.headers["x-should-retry"] = "false"

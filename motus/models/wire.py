@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any
 
-from motus.messages import ToolCall
+from motus.messages import ChatMessage, ToolCall
 
-__all__ = ["decoded_arguments", "make_usage", "split_image", "token_count"]
+__all__ = ["decoded_arguments", "details", "make_usage", "split_image", "token_count"]
 
 _DATA_URL = re.compile(r"data:(?P<type>image/[\w.+-]+);base64,", re.ASCII)
 # The first bytes of each format, as they look in base64.
@@ -44,6 +44,17 @@ def decoded_arguments(call: ToolCall) -> dict[str, Any]:
     if isinstance(arguments, dict):
         return arguments
     return {"arguments": call.function.arguments}
+
+
+def details(message: ChatMessage) -> list[dict[str, Any]]:
+    """The reasoning details of a message, each an object with a type.
+
+    A conversation may come from anywhere: what is none of these is left out.
+    """
+    found = message.reasoning_details
+    if not isinstance(found, list):
+        return []
+    return [one for one in found if isinstance(one, dict) and isinstance(one.get("type"), str)]
 
 
 def token_count(value: object) -> int:

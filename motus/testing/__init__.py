@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from motus.models.requests import ModelRequest
 from motus.testing.errors import (
     RealModelCallError,
     ReplayMissError,
@@ -11,7 +12,7 @@ from motus.testing.errors import (
 from motus.testing.guard import forbid_model_calls
 from motus.testing.interrupts import AskedInterrupts, answer_interrupts
 from motus.testing.recorded import RecordingClient, ReplayingClient
-from motus.testing.scripted import ModelRequest, ScriptedClient, call
+from motus.testing.scripted import ScriptedClient, call
 
 __all__ = [
     "AskedInterrupts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -19,14 +20,15 @@ MAX_LINES = 40
 class Cassette:
     """Pairs of a request and a reply, both JSON objects, one pair in each line of a file.
 
-    Without `record` the file is read, and each of its pairs answers one equal request, the first
-    one first. With it the file is begun anew, and `add` appends to it.
+    Without `record` the file is read, and each of its pairs answers one equal request, in the order
+    in which they were asked. With it the file is begun anew, and `add` appends to it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, record: bool) -> None:
         self.path = Path(path)
         self._left: list[tuple[Any, Any]] = []
         self._all: list[Any] = []
+        self._numbers = itertools.count()
         if record:
             self.path.write_text("", encoding="utf-8")
             return
@@ -34,9 +36,8 @@ class Cassette:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             raise ReplayMissError(f"there is no recording {self.path}: make one first") from None
-        for line in lines:
-            pair = json.loads(line)
-            self._left.append((pair["request"], pair["reply"]))
+        pairs = sorted(map(json.loads, lines), key=lambda pair: int(pair["number"]))
+        self._left = [(pair["request"], pair["reply"]) for pair in pairs]
         self._all = [request for request, _ in self._left]
 
     @property
@@ -44,9 +45,14 @@ class Cassette:
         """How many recorded replies have not been asked for."""
         return len(self._left)
 
-    def add(self, request: dict[str, Any], reply: dict[str, Any]) -> None:
+    def next_number(self) -> int:
+        """The place of a request among all; replies come in another order than they are asked."""
+        return next(self._numbers)
+
+    def add(self, number: int, request: dict[str, Any], reply: dict[str, Any]) -> None:
         """Append a pair."""
-        line = json.dumps({"request": request, "reply": reply}, ensure_ascii=False, sort_keys=True)
+        pair = {"number": number, "request": request, "reply": reply}
+        line = json.dumps(pair, ensure_ascii=False, sort_keys=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -29,14 +29,18 @@ def forbid_model_calls() -> Iterator[None]:
     replaced: list[tuple[type[Any], str, Any]] = []
     for client in _family(RemoteChatClient):
         for name in _CALLS:
-            if name in vars(client):
-                replaced.append((client, name, vars(client)[name]))
+            # What the others inherit, they inherit from here.
+            if name in vars(client) or client is RemoteChatClient:
+                replaced.append((client, name, vars(client).get(name)))
                 setattr(client, name, _refusal(name))
     try:
         yield
     finally:
-        for client, name, method in replaced:
-            setattr(client, name, method)
+        for client, name, method in reversed(replaced):
+            if method is None:
+                delattr(client, name)
+            else:
+                setattr(client, name, method)
 
 
 def _family(client: type[Any]) -> list[type[Any]]:

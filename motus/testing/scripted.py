@@ -5,19 +5,18 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from motus.memory.tokens import estimate_tokens
-from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
-from motus.models.base import AUTO_REASONING, BaseChatClient, ReasoningConfig
-from motus.models.structured import structured_output
+from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall
+from motus.models.requests import ModelRequest, RequestChatClient
 from motus.testing.errors import ScriptExhaustedError
 from motus.tools.results import encode_text
 
-__all__ = ["ModelRequest", "Reply", "ScriptedClient", "call"]
+__all__ = ["Reply", "ScriptedClient", "call"]
 
 # Text; one call or several; an error to be raised; a whole completion; or an object, which is sent
 # as JSON.
@@ -25,24 +24,12 @@ Reply = Any
 ReplyFunction = Callable[[list[ChatMessage]], Reply | Awaitable[Reply]]
 
 
-@attrs.frozen
-class ModelRequest:
-    """What a scripted model was asked."""
-
-    model: str
-    messages: list[ChatMessage]
-    tools: list[ToolDefinition]
-    reasoning: ReasoningConfig
-    response_format: type[Any] | None
-    options: dict[str, Any]
-
-
 def call(tool: str, /, **arguments: Any) -> ToolCall:
     """A reply that calls a tool; a list of them calls several at once. The client gives the ids."""
     return ToolCall("", FunctionCall(tool, json.dumps(arguments)))
 
 
-class ScriptedClient(BaseChatClient):
+class ScriptedClient(RequestChatClient):
     """A client whose replies are given: a list, or a function of the conversation.
 
     ::
@@ -58,6 +45,8 @@ class ScriptedClient(BaseChatClient):
     estimated. It works in every event loop, and for any number of agents.
     """
 
+    _source = "scripted"
+
     def __init__(
         self, replies: Iterable[Reply] | ReplyFunction, *, usage: Mapping[str, Any] | None = None
     ) -> None:
@@ -72,43 +61,9 @@ class ScriptedClient(BaseChatClient):
         """How many replies of the list have not been asked for."""
         return len(self._replies)
 
-    async def create(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition] | None = None,
-        reasoning: ReasoningConfig = AUTO_REASONING,
-        **kwargs: Any,
-    ) -> ChatCompletion:
-        """The next reply."""
-        return await self._reply(model, messages, tools, reasoning, None, kwargs)
-
-    async def parse(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        response_format: type[Any],
-        tools: Sequence[ToolDefinition] | None = None,
-        reasoning: ReasoningConfig = AUTO_REASONING,
-        **kwargs: Any,
-    ) -> ChatCompletion:
-        """The next reply, checked as that of a real model is: `StructuredOutputError`."""
-        reply = await self._reply(model, messages, tools, reasoning, response_format, kwargs)
-        return structured_output(response_format).fill(reply, "scripted")
-
-    async def _reply(
-        self,
-        model: str,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[ToolDefinition] | None,
-        reasoning: ReasoningConfig,
-        response_format: type[Any] | None,
-        options: dict[str, Any],
-    ) -> ChatCompletion:
-        asked = list(messages)
-        self.requests.append(
-            ModelRequest(model, asked, list(tools or ()), reasoning, response_format, options)
-        )
+    async def _reply(self, request: ModelRequest) -> ChatCompletion:
+        self.requests.append(request)
+        asked = request.messages
         number = len(self.requests)
         if self._function is not None:
             reply = self._function(asked)
@@ -123,16 +78,16 @@ class ScriptedClient(BaseChatClient):
             )
         if isinstance(reply, BaseException):
             raise reply
-        return self._completion(f"scripted-{number}", model, asked, reply)
+        return self._completion(f"scripted-{number}", request, reply)
 
-    def _completion(
-        self, identity: str, model: str, asked: list[ChatMessage], reply: Reply
-    ) -> ChatCompletion:
+    def _completion(self, identity: str, request: ModelRequest, reply: Reply) -> ChatCompletion:
         if isinstance(reply, ChatCompletion):
             # One object may be the answer to many; what the agent does to it must not be seen.
-            completion = attrs.evolve(reply, id=reply.id or identity, model=reply.model or model)
+            completion = attrs.evolve(
+                reply, id=reply.id or identity, model=reply.model or request.model
+            )
         else:
-            completion = ChatCompletion(identity, model)
+            completion = ChatCompletion(identity, request.model)
             calls = [reply] if isinstance(reply, ToolCall) else reply
             if isinstance(calls, list) and calls and all(type(c) is ToolCall for c in calls):
                 completion.tool_calls = calls
@@ -141,11 +96,12 @@ class ScriptedClient(BaseChatClient):
                 completion.content = encode_text(reply)
         if completion.tool_calls:
             completion.tool_calls = [
-                one if one.id else attrs.evolve(one, id=f"call_{next(self._ids)}")
+                one if one.id else ToolCall(f"call_{next(self._ids)}", one.function)
                 for one in completion.tool_calls
             ]
         if not completion.usage:
-            completion.usage = dict(self._usage or _estimated(asked, completion.to_message()))
+            estimated = _estimated(request.messages, completion.to_message())
+            completion.usage = dict(self._usage or estimated)
         return completion
 
 

@@ -48,6 +48,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The real response."""
+        number = self._cassette.next_number()
         body = await request.aread()
         response = await self._transport.handle_async_request(request)
         try:
@@ -58,7 +59,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
             name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
         }
         reply = {"status": response.status_code, "headers": headers, "body": content.decode()}
-        self._cassette.add(_request(request, body), reply)
+        self._cassette.add(number, _request(request, body), reply)
         return _response(reply, request)
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ from motus.models import (
     ChatCompletion,
     ChatMessage,
     FunctionCall,
+    ModelAuthenticationError,
     ModelConnectionError,
     ModelRateLimitError,
     ModelServerError,
@@ -179,6 +180,9 @@ async def test_an_unknown_policy() -> None:
         (OPUS, ReasoningConfig.light(), {"type": "adaptive"}, "low"),
         (OPUS, ReasoningConfig(budget_tokens=5000), {"type": "adaptive"}, None),
         (OPUS, ReasoningConfig.disabled(), {"type": "disabled"}, None),
+        ("claude-fable-5", ReasoningConfig.auto(), {"type": "adaptive"}, None),
+        ("claude-fable-5", ReasoningConfig.disabled(), None, "low"),
+        ("claude-mythos-preview", ReasoningConfig.disabled(), None, "low"),
         (OLDER, ReasoningConfig.auto(), None, None),
         (OLDER, ReasoningConfig(effort="high"), None, None),
         (OLDER, ReasoningConfig(budget_tokens=5000), 5000, None),
@@ -198,6 +202,15 @@ async def test_reasoning(
         thinking = {"type": "enabled", "budget_tokens": thinking}
     assert body.get("thinking") == thinking
     assert body.get("output_config", {}).get("effort") == effort
+
+
+async def test_a_budget_leaves_something_to_say() -> None:
+    thinks = ReasoningConfig(budget_tokens=5000)
+    haiku = "claude-haiku-4-5"
+    body = await sent(HELLO, None, thinks, model=haiku, max_tokens=1500)
+    assert body["thinking"]["budget_tokens"] == 1499
+    # The least budget would be more than all that there is.
+    assert "thinking" not in await sent(HELLO, None, thinks, model=haiku, max_tokens=1024)
 
 
 async def test_thoughts_are_sent_back_as_they_came() -> None:
@@ -306,6 +319,55 @@ async def test_structured_output() -> None:
     assert config["format"]["type"] == "json_schema"
     assert config["format"]["schema"]["additionalProperties"] is False
     assert "minimum" not in config["format"]["schema"]["properties"]["number"]
+
+
+@pytest.mark.parametrize("kind", [dict[str, int], list[Any], tuple[int, str]])
+async def test_a_type_that_strict_mode_does_not_know(kind: Any) -> None:
+    """A schema without its open parts would allow nothing in their place."""
+    text = {dict: '{"a": 1}', list: '{"value": [1]}', tuple: '{"value": [1, "a"]}'}
+    reply = wire.message(wire.text(0, text[kind.__origin__]))
+    async with (
+        wire_server(reply) as server,
+        AnthropicChatClient(KEY, base_url=server.url) as client,
+    ):
+        completion = await client.parse(OPUS, HELLO, kind)
+    assert completion.parsed in ({"a": 1}, [1], (1, "a"))
+    assert "output_config" not in server.last
+    assert "JSON that fits this schema" in server.last["system"][-1]["text"]
+
+
+async def test_other_settings_of_the_output_go_with_a_schema() -> None:
+    async with (
+        wire_server(wire.message(wire.text(0, '{"value": 1}'))) as server,
+        AnthropicChatClient(KEY, base_url=server.url) as client,
+    ):
+        await client.parse(OPUS, HELLO, int, output_config={"effort": "medium"})
+    assert server.last["output_config"].keys() == {"format", "effort"}
+
+
+async def test_a_server_without_a_key() -> None:
+    async with (
+        wire_server(wire.message(wire.text(0, "x"))) as server,
+        AnthropicChatClient(base_url=server.url) as client,
+    ):
+        await client.create(OPUS, HELLO, extra_headers={"x-team": "7"})
+    headers = server.requests[0].headers
+    assert not headers.keys() & {"authorization", "x-api-key"}
+    assert headers["x-team"] == "7"
+
+
+async def test_other_ways_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "from-the-environment")
+    replies = [wire.message(wire.text(0, "x")), wire.error(401, "x", "Who is a-token?")]
+    async with (
+        wire_server(*replies) as server,
+        AnthropicChatClient(base_url=server.url, auth_token="a-token") as client,
+    ):
+        await client.create(OPUS, HELLO)
+        with pytest.raises(ModelAuthenticationError, match=r"Who is \*\*\*\?"):
+            await client.create(OPUS, HELLO)
+    assert server.requests[0].headers["authorization"] == "Bearer a-token"
+    assert "x-api-key" not in server.requests[0].headers
 
 
 async def test_a_stream_of_everything() -> None:

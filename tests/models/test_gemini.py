@@ -188,6 +188,9 @@ async def test_pictures() -> None:
         (OLDER, ReasoningConfig.disabled(), {"thinkingBudget": 0}),
         ("gemini-2.5-pro", ReasoningConfig.disabled(), {"thinkingBudget": 128}),
         ("gemini-2.0-flash", ReasoningConfig(budget_tokens=99), None),
+        ("gemini-2.5-flash-image", ReasoningConfig.auto(), None),
+        ("gemma-4-31b-it", ReasoningConfig.auto(), None),
+        ("gemini-flash-latest", ReasoningConfig.auto(), {"includeThoughts": True}),
     ],
 )
 async def test_reasoning(model: str, reasoning: ReasoningConfig, expected: Any) -> None:
@@ -246,6 +249,13 @@ async def test_a_stream() -> None:
         ("STOP", "stop"),
         ("MAX_TOKENS", "length"),
         ("SAFETY", "content_filter"),
+        ("RECITATION", "content_filter"),
+        ("BLOCKLIST", "content_filter"),
+        ("PROHIBITED_CONTENT", "content_filter"),
+        ("SPII", "content_filter"),
+        ("IMAGE_SAFETY", "content_filter"),
+        ("IMAGE_RECITATION", "content_filter"),
+        ("OTHER", "other"),
         ("MALFORMED_FUNCTION_CALL", "malformed_function_call"),
     ],
 )
@@ -290,6 +300,11 @@ async def test_a_server_without_a_key_and_options_of_the_sdk() -> None:
         ):
             await client.create(PRO, HELLO)
             assert server.requests[0].headers["x-team"] == "7"
+
+
+def test_nothing_is_tried_again_by_two() -> None:
+    with pytest.raises(ValueError, match="use max_retries"):
+        GeminiChatClient(KEY, http_options={"retry_options": {"attempts": 3}})
 
 
 class Credentials:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import httpx2
 import pydantic
 import pytest
 
@@ -11,6 +13,7 @@ from motus.models import (
     ChatCompletion,
     ChatMessage,
     FunctionCall,
+    ModelBadRequestError,
     ModelRateLimitError,
     ModelServerError,
     OpenAIChatClient,
@@ -180,6 +183,19 @@ async def test_structured_output() -> None:
     assert "$ref" not in str(schema)
 
 
+async def test_a_type_that_may_be_anything_is_not_strict() -> None:
+    class Anything(pydantic.BaseModel):
+        values: list[Any]
+
+    async with (
+        wire_server(wire.completion('{"values": [1, "a"]}')) as server,
+        OpenAIChatClient(KEY, f"{server.url}/v1") as client,
+    ):
+        completion = await client.parse("gpt-4o", HELLO, Anything)
+    assert completion.parsed == Anything(values=[1, "a"])
+    assert server.last["response_format"]["json_schema"]["strict"] is False
+
+
 async def test_a_type_that_strict_mode_does_not_know() -> None:
     class Table(pydantic.BaseModel):
         rows: dict[str, int]
@@ -253,6 +269,73 @@ async def test_a_stream_of_tool_calls() -> None:
         )
     )
     assert [call.function.arguments for call in last.tool_calls] == ["{}", "{}"]
+
+
+async def test_calls_that_all_have_the_same_index() -> None:
+    calls = [{**wire.call(f"c{n}", "add", f'{{"a": {n}}}'), "index": 0} for n in (1, 2)]
+    *deltas, last = await streamed(wire.stream(*(wire.chunk({"tool_calls": [c]}) for c in calls)))
+    assert [delta.index for delta in deltas] == [0, 1]
+    assert [call.function.arguments for call in last.tool_calls] == ['{"a": 1}', '{"a": 2}']
+
+
+async def test_calls_without_ids_get_them() -> None:
+    calls = [wire.call("", "add", '{"a": 1}'), wire.call("", "add", '{"a": 2}')]
+    completion = await received(wire.completion(None, *calls))
+    made = completion.tool_calls or []
+    assert [call.function.arguments for call in made] == ['{"a": 1}', '{"a": 2}']
+    assert len({call.id for call in made}) == 2
+    assert all(call.id for call in made)
+    [delta, last] = await streamed(wire.stream(wire.chunk({"tool_calls": calls[:1]})))
+    assert delta.id == last.tool_calls[0].id
+
+
+@pytest.mark.parametrize("finish", ["stop", "function_call"])
+async def test_a_forced_call_ends_the_reply_as_any_other(finish: str) -> None:
+    reply = wire.completion(None, wire.call("c1", "add", "{}"), finish=finish)
+    assert (await received(reply)).finish_reason == "tool_calls"
+
+
+async def test_thoughts_go_back_to_the_servers_that_want_them() -> None:
+    call = wire.call("c1", "add", "{}")
+    async with (
+        wire_server(
+            wire.completion(None, call, reasoning_content="Hm."),
+            wire.stream(
+                wire.chunk({"reasoning_content": "H"}),
+                wire.chunk({"reasoning_content": "a!"}),
+                wire.chunk({"content": "1"}),
+            ),
+            wire.completion(),
+        ) as server,
+        OpenAIChatClient(KEY, f"{server.url}/v1") as client,
+    ):
+        first = (await client.create("deepseek-v4", HELLO, [ADD])).to_message()
+        conversation = [*HELLO, first, ChatMessage.tool_message("1", "c1", "add")]
+        async with client.stream("deepseek-v4", conversation) as stream:
+            async for _ in stream:
+                pass
+        assert stream.completion is not None
+        await client.create("deepseek-v4", [*conversation, stream.completion.to_message()])
+        thoughts = [m.get("reasoning_content") for m in server.last["messages"]]
+    assert thoughts == [None, "Hm.", None, "Ha!"]
+
+
+async def test_openai_itself_is_sent_no_thoughts() -> None:
+    bodies = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.content))
+        return httpx2.Response(418, json={})
+
+    details = [{"type": "reasoning.text", "text": "Hm."}, {"type": "reasoning_content"}]
+    message = ChatMessage.assistant_message("1", reasoning="Hm.", reasoning_details=details)
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        for url in (None, "https://ours.openai.azure.com/openai/v1", "https://models.test/v1"):
+            client = OpenAIChatClient(KEY, url, http, max_retries=0)
+            with pytest.raises(ModelBadRequestError):
+                await client.create("gpt-5.2", [*HELLO, message])
+    sent_back = [body["messages"][1].keys() - {"role", "content"} for body in bodies]
+    assert sent_back == [set(), set(), {"reasoning_details", "reasoning_content"}]
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])

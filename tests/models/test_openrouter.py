@@ -10,6 +10,7 @@ from motus.models import (
     ChatMessage,
     FunctionCall,
     ModelRateLimitError,
+    ModelServerError,
     OpenRouterChatClient,
     ReasoningConfig,
     ToolCall,
@@ -127,6 +128,24 @@ async def test_an_error_of_the_provider_behind_it_comes_with_status_200() -> Non
     ):
         with pytest.raises(ModelRateLimitError, match="openrouter: 429: Slow down"):
             await client.create(CLAUDE, HELLO)
+
+
+async def test_an_error_in_the_place_of_the_reply() -> None:
+    choice = {"index": 0, "finish_reason": "error", "message": {"role": "assistant"}}
+    choice["error"] = {"code": 502, "message": "It broke down."}
+    async with (
+        wire_server(Reply.of({"id": "1", "choices": [choice]})) as server,
+        OpenRouterChatClient(KEY, f"{server.url}/v1") as client,
+    ):
+        with pytest.raises(ModelServerError, match="openrouter: 502: It broke down"):
+            await client.create(CLAUDE, HELLO)
+
+
+async def test_what_the_caller_adds_to_the_body_leaves_the_reasoning() -> None:
+    body = await sent(HELLO, extra_body={"provider": {"sort": "price"}}, transforms=[])
+    assert body["reasoning"] == {"enabled": True}
+    assert body["provider"] == {"sort": "price"}
+    assert body["transforms"] == []
 
 
 async def test_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from motus.models import (
     ToolCallDelta,
 )
 from motus.models.remote import RemoteChatClient
+from motus.models.transport import certificates
 from motus.runtime.backends import loop_identity
 from tests.models.providers import HELLO, KEY, PROVIDERS, Provider
 from tests.models.wire import openai as wire
@@ -84,6 +85,13 @@ async def test_a_client_that_is_dropped_closes_its_connections() -> None:
         # The SDK's object is part of a cycle.
         gc.collect()
         await closed(server)
+
+
+def test_certificates_are_read_once_and_before_the_first_call() -> None:
+    certificates.cache_clear()
+    for provider in PROVIDERS:
+        provider.make(KEY)
+    assert certificates.cache_info().misses == 1
 
 
 @pytest.mark.anyio
