@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -78,10 +79,19 @@ class AgentTaskDefinition(Generic[R_co]):
         functools.update_wrapper(self, fn)
         self.__name__ = getattr(fn, "__name__", spec.name)
         self._fn = fn
+        self._become(spec, bound)
+
+    def _become(self, spec: TaskSpec, bound: tuple[Any, ...]) -> None:
         self._spec = spec
         self._bound = bound
         self._many = spec.num_returns > 1
         self._special = self._many or bool(bound)
+
+    def _copy(self, spec: TaskSpec, bound: tuple[Any, ...]) -> AgentTaskDefinition[Any]:
+        """With whatever others have left on this one, as on any function."""
+        copied = copy.copy(self)
+        copied._become(spec, bound)  # noqa: SLF001 - of the same class
+        return copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> R_co:
         frame = sys._getframe(1)  # noqa: SLF001 - documented; inspect's way costs a hundred times as much
@@ -108,7 +118,7 @@ class AgentTaskDefinition(Generic[R_co]):
     def __get__(self, instance: Any, owner: type | None = None) -> AgentTaskDefinition[R_co]:
         if instance is None:
             return self
-        return AgentTaskDefinition(self._fn, self._spec, (instance, *self._bound))
+        return self._copy(self._spec, (instance, *self._bound))
 
     def __repr__(self) -> str:
         return f"<agent_task '{self._spec.name}'>"
@@ -139,7 +149,7 @@ class AgentTaskDefinition(Generic[R_co]):
             spec.task_type,
             spec.hooks,
         )
-        return AgentTaskDefinition(self._fn, changed, self._bound)
+        return self._copy(changed, self._bound)
 
     def unwrap_task(self) -> Callable[..., Any]:
         """The function itself; bound, if this is a bound method."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -73,14 +74,12 @@ class AgentTool(Tool):
         _check_agent(agent)
         known_as = agent.name or type(agent).__name__
         super().__init__(
-            # The name of an agent may be any text, the name of a tool may not.
-            name or re.sub(r"[^A-Za-z0-9_-]", "_", known_as)[:128],
+            name or _tool_name(known_as),
             description or f"Delegate to sub-agent: {known_as}",
             json_schema=copy.deepcopy(_REQUEST),
+            input_guardrails=input_guardrails,
             output_guardrails=output_guardrails,
         )
-        # Not those of `Tool`, which go by the names of parameters: these take a prompt.
-        self.request_guardrails = list(input_guardrails or ())
         self.agent = agent
         self.stateful = stateful
         self.max_steps = max_steps
@@ -97,14 +96,22 @@ class AgentTool(Tool):
             )
         return given
 
-    async def invoke(self, arguments: dict[str, Any]) -> Any:
+    async def guard(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        # As those of an agent they take the prompt, and not parameters by name.
         request = arguments["request"]
-        checked = await run_guardrails(self.request_guardrails, request, agent=self.agent)
-        if isinstance(checked, Mapping):
-            checked = checked.get("request", request)
+        checked = await run_guardrails(self.input_guardrails, request, agent=self.agent)
+        return (
+            {"request": request, **checked}
+            if isinstance(checked, Mapping)
+            else {"request": checked}
+        )
+
+    async def invoke(self, arguments: dict[str, Any]) -> Any:
         specialist = self._of_this_run() if self.stateful else self._forked()
-        result = await specialist(checked)
-        return result if self.output_extractor is None else self.output_extractor(result)
+        result = await specialist(arguments["request"])
+        if self.output_extractor is not None:
+            result = self.output_extractor(result)
+        return await result if inspect.isawaitable(result) else result
 
     def _of_this_run(self) -> Specialist:
         specialists = specialists_of_run.get(self._without_a_run)
@@ -117,6 +124,12 @@ class AgentTool(Tool):
         if self.max_steps is not None:
             specialist.max_steps = self.max_steps
         return specialist
+
+
+def _tool_name(name: str) -> str:
+    """The name of an agent, which may be any text, as the name of a tool."""
+    fit = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    return (fit if re.match("[A-Za-z_]", fit) else f"_{fit}")[:64]
 
 
 def _check_agent(agent: object) -> None:

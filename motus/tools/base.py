@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import FrameType
 from typing import Any, Final, Self
+
+from pydantic_core import from_json
 
 from motus.guardrails import (
     Guardrail,
@@ -25,14 +26,21 @@ from motus.runtime.policy import TaskSpec
 from motus.runtime.submit import submit
 from motus.runtime.types import TOOL_CALL
 from motus.serve.interrupt import interrupt
-from motus.tools.results import encode_error, encode_json, encode_text, to_jsonable
+from motus.tools.results import (
+    encode_error,
+    encode_json,
+    encode_text,
+    is_failure,
+    to_jsonable,
+)
 
 __all__ = ["Hook", "Tool", "callbacks", "check_name", "decode_arguments"]
 
 Hook = Callback | Iterable[Callback] | None
 
-# What every provider takes, and how much of it.
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# What every provider takes, and how much of it: 64 is the limit of OpenAI and of Gemini, which
+# wants no digit and no dash at the beginning.
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 class Tool(ABC):
@@ -69,7 +77,9 @@ class Tool(ABC):
         self.requires_approval = requires_approval
         self.input_guardrails = list(input_guardrails or ())
         self.output_guardrails = list(output_guardrails or ())
-        self.on_start, self.on_end, self.on_error = on_start, on_end, on_error
+        self.on_start = callbacks(on_start)
+        self.on_end = callbacks(on_end)
+        self.on_error = callbacks(on_error)
 
     def definition(self) -> ToolDefinition:
         """The tool as a model is told of it."""
@@ -102,19 +112,25 @@ class Tool(ABC):
         """What `invoke` gets. Raises `ValueError` that tells the model what is wrong."""
         return decode_arguments(arguments)
 
+    async def guard(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments after the input guardrails, which may raise to refuse them."""
+        return await run_tool_input_guardrails(self.input_guardrails, arguments)
+
     @abstractmethod
     async def invoke(self, arguments: dict[str, Any]) -> Any:
         """Do it. What it raises is what the model is told."""
 
     def configure(self, **changes: Any) -> Self:
-        """Set what the constructor has set, where it is not None; returns the tool itself."""
-        for name, value in changes.items():
-            if value is None:
-                continue
-            if name == "name":
-                check_name(value)
-            elif name in {"input_guardrails", "output_guardrails"}:
-                value = list(value)
+        """Set what the constructor has set, where it is not None; returns the tool itself.
+
+        Raises `TypeError` for `schema` and `strict`, which only tools made of functions have.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        if unknown := {"schema", "strict"} & set(given):
+            raise TypeError(f"{self!r} has a schema of its own: {', '.join(unknown)} cannot be set")
+        # All of it is looked at before any of it holds.
+        checked = {name: _CHECKS.get(name, _as_it_is)(value) for name, value in given.items()}
+        for name, value in checked.items():
             setattr(self, name, value)
         self.__dict__.pop("_specs", None)
         return self
@@ -128,13 +144,13 @@ class Tool(ABC):
 
     @cached_property
     def _specs(self) -> tuple[TaskSpec, TaskSpec]:
-        given = {"task_start": self.on_start, "task_end": self.on_end, "task_error": self.on_error}
+        hooks = {"task_start": self.on_start, "task_end": self.on_end, "task_error": self.on_error}
         inner = TaskSpec(
             Tool._perform,
             name=self.name,
             is_coroutine=True,
             task_type=TOOL_CALL,
-            hooks={event: callbacks(hook) for event, hook in given.items() if hook is not None},
+            hooks={event: several for event, several in hooks.items() if several},
         )
         outer = TaskSpec(Tool._outcome, name=self.name, is_coroutine=True)
         outer.is_observed = False
@@ -147,17 +163,21 @@ class Tool(ABC):
             args = (self, arguments, encode)
             future: AgentFuture[str] = submit(AgentFuture, inner, args, None, None, 0)
             return await future
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # nothing that a tool does ends the run
-            # Cancellation is neither of these.
-            return encode_error(error)
+        except BaseException as error:
+            # Nothing that a tool does ends the run.
+            if is_failure(error):
+                return encode_error(error)
+            raise
 
     async def _perform(self, arguments: str, encode: Callable[[Any], str]) -> str:
         """One call, from the model's text to the text for the model: the `tool_call` task."""
-        given = self.validate(arguments)
-        if self.input_guardrails:
-            given = await run_tool_input_guardrails(self.input_guardrails, given)
+        told = self.validate(arguments)
+        given = await self.guard(told) if self.input_guardrails else told
         if self.requires_approval:
-            await _ask_approval(self.name, given)
+            # What guardrails give to private parameters is hidden from the model, and no less so
+            # from the clients of the session.
+            shown = {k: v for k, v in given.items() if k in told or not k.startswith("_")}
+            await _ask_approval(self.name, shown)
         result = await self.invoke(given)
         if self.output_guardrails:
             result = await run_tool_output_guardrails(self.output_guardrails, result)
@@ -166,9 +186,8 @@ class Tool(ABC):
 
 async def _ask_approval(name: str, arguments: dict[str, Any]) -> None:
     """Ask whoever uses the session. Raises `ToolRejected` unless the answer approves."""
-    answer = await interrupt(
-        {"type": "tool_approval", "tool_name": name, "tool_args": to_jsonable(arguments)}
-    )
+    shown = to_jsonable(arguments, "what is to be approved")
+    answer = await interrupt({"type": "tool_approval", "tool_name": name, "tool_args": shown})
     # Nothing but true is a yes.
     if not isinstance(answer, Mapping) or answer.get("approved") is not True:
         raise ToolRejected(f"User rejected {name}")
@@ -189,9 +208,24 @@ def check_name(name: str) -> str:
         raise ValueError("Tool is missing a name")
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"Invalid tool name {name!r:.80}: letters, digits, '_' and '-', at most 128 of them"
+            f"Invalid tool name {name!r:.80}: at most 64 letters, digits, '_' and '-', of which "
+            "the first is a letter or '_'"
         )
     return name
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": check_name,
+    "input_guardrails": list,
+    "output_guardrails": list,
+    "on_start": callbacks,
+    "on_end": callbacks,
+    "on_error": callbacks,
+}
 
 
 def decode_arguments(arguments: str) -> dict[str, Any]:
@@ -200,9 +234,8 @@ def decode_arguments(arguments: str) -> dict[str, Any]:
     if not arguments.strip():
         return {}
     try:
-        value = _decoder.decode(arguments)
-    except RecursionError:
-        raise ValueError("the arguments are nested too deeply") from None
+        # Stricter than `json.loads`: no NaN, no lone surrogates, nothing nested too deeply.
+        value = from_json(arguments.encode(), allow_inf_nan=False)
     except ValueError as error:
         raise ValueError(
             f"the arguments are not valid JSON: {error}. Send one JSON object."
@@ -211,11 +244,3 @@ def decode_arguments(arguments: str) -> dict[str, Any]:
         kind = "null" if value is None else type(value).__name__
         raise ValueError(f"the arguments must be one JSON object, not {kind}")  # noqa: TRY004  # it is the model's text that is wrong
     return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-# Made once: `json.loads` makes one each time that it is called with options.
-_decoder: Final = json.JSONDecoder(parse_constant=_no_constant)

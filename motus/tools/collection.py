@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from motus.messages import ToolDefinition
 from motus.runtime.future import AgentFuture
 from motus.tools.base import Tool
@@ -19,8 +21,8 @@ class Tools(Mapping[str, Tool]):
     """Tools by the names that models call them."""
 
     def definitions(self) -> list[ToolDefinition]:
-        """All of them, as a model is told, in order."""
-        return [tool.definition() for tool in self.values()]
+        """All of them, as a model is told, in order, and by the names that `run` takes."""
+        return [attrs.evolve(tool.definition(), name=name) for name, tool in self.items()]
 
     def run(self, name: str, arguments: str) -> AgentFuture[str]:
         """Call a tool as a model does, see `Tool.run`; a name that is none is an error for it."""

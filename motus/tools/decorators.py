@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, overload
 import attrs
 
 from motus.guardrails import Guardrail
-from motus.tools.base import Hook, Tool, callbacks
+from motus.tools.base import Hook, Tool
 from motus.tools.function_tool import ToolOptions, ToolSchema, options_of
 
 __all__ = ["ToolsOptions", "tool", "tools", "tools_options_of", "warn_of_both_lists"]
@@ -60,10 +61,12 @@ def tool(obj: Any = None, /, **options: Any) -> Any:
     Raises `TypeError` for a class, which `@tools` is for, and for what takes no attributes.
     """
     said = ToolOptions(**options)
-    for hook in (said.on_start, said.on_end, said.on_error):
-        callbacks(hook)
 
     def decorate(obj: Any) -> Any:
+        if isinstance(obj, staticmethod | classmethod):
+            # Whoever asks a class or an instance for it gets the function inside.
+            decorate(obj.__func__)
+            return obj
         if isinstance(obj, type):
             raise TypeError(f"@tool takes a function, and {obj.__name__} is a class: use @tools")
         given = {
@@ -115,6 +118,8 @@ def tools(obj: Any = None, /, **options: Any) -> Any:
     said = ToolsOptions(**{name: one for name, one in options.items() if one is not None})
 
     def decorate(obj: Any) -> Any:
+        if inspect.isroutine(obj):
+            raise TypeError(f"@tools takes a class or an instance, not {obj!r:.80}: use @tool")
         try:
             obj.__motus_tools__ = said
         except AttributeError:

@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MAX_FILE_BYTES", "Directory"]
+__all__ = ["MAX_FILE_BYTES", "Directory", "check_size"]
 
 # Of a file that is read, written or edited.
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 # What looks like a file below these is a device, or the memory of a process.
 _KERNEL: Final = (("dev",), ("proc",), ("sys",))
+# What the system takes as one path, in bytes.
+_MAX_PATH: Final = 4096
 # To pass through, not to list.
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -59,6 +61,7 @@ class Directory:
 
     def write(self, path: str, data: bytes) -> None:
         """Replace or create the file, all of it or nothing; missing directories are made."""
+        check_size(len(data))
         with self._changing, self._parent(path, make=True) as (folder, name):
             _replace(folder, name, path, data)
 
@@ -67,12 +70,19 @@ class Directory:
         with self._changing, self._parent(path) as (folder, name):
             _replace(folder, name, path, change(_read(folder, name, path)))
 
-    def locate(self, path: str) -> str:
-        """The absolute path of a file or directory that is there."""
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, str]]:
+        """A descriptor to read a file or a directory by, and the absolute path."""
         with self._parent(path) as (folder, name):
-            _status(folder, name, path)
-        start, parts = self._parts(path)
-        return str(Path(start, *parts))
+            if stat.S_ISDIR(_status(folder, name, path).st_mode):
+                descriptor = _open(folder, name, path, os.O_RDONLY | os.O_DIRECTORY)
+            else:
+                descriptor = _open_file(folder, name, path)
+        try:
+            start, parts = self._parts(path)
+            yield descriptor, str(Path(start, *parts))
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def _parent(self, path: str, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -92,6 +102,7 @@ class Directory:
         """Where to begin, and the names on the way from there."""
         if not path or "\0" in path:
             raise ValueError(f"{path!r} is no path")
+        _check_length(path, path)
         if self.root is None:
             # Nothing is out of bounds, so links may lead anywhere; what counts is where.
             start, inside = "/", os.path.realpath(path)[1:]
@@ -104,9 +115,17 @@ class Directory:
         parts = [part for part in inside.split("/") if part not in {"", "."}]
         if inside.startswith("/") or ".." in parts:
             raise PermissionError(f"{path} is outside of {start}: use a path below it")
-        if Path(start, *parts).parts[1:2] in _KERNEL:
+        whole = Path(start, *parts)
+        if whole.parts[1:2] in _KERNEL:
             raise PermissionError(f"{path} is not a regular file")
+        _check_length(str(whole), path)
         return start, parts
+
+
+def _check_length(whole: str, path: str) -> None:
+    # Name by name one gets deeper than that, to where no other program can follow.
+    if len(os.fsencode(whole)) >= _MAX_PATH:
+        raise ValueError(f"{path[:80]}... is too long: a path has less than {_MAX_PATH} bytes")
 
 
 def _open_folder(folder: int, name: str, path: str, make: bool) -> int:
@@ -151,39 +170,53 @@ def _explained(error: OSError, folder: int, name: str, path: str) -> OSError:
     return type(error)(f"{path}: {error.strerror}")
 
 
-def _read(folder: int, name: str, path: str) -> bytes:
-    # Asked before it is opened, because opening some devices does something.
-    _regular(folder, name, path)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def _open(folder: int, name: str, path: str, flags: int) -> int:
     try:
-        descriptor = os.open(name, flags, dir_fd=folder)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise _explained(error, folder, name, path) from None
-    with os.fdopen(descriptor, "rb") as file:
-        # And after it, because it may be another one by now.
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise PermissionError(f"{path} is not a regular file")
+
+
+def _open_file(folder: int, name: str, path: str) -> int:
+    # Asked before it is opened, because opening some devices does something.
+    _regular(folder, name, path)
+    descriptor = _open(folder, name, path, os.O_RDONLY | os.O_NONBLOCK)
+    # And after it, because it may be another one by now.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PermissionError(f"{path} is not a regular file")
+    return descriptor
+
+
+def _read(folder: int, name: str, path: str) -> bytes:
+    with os.fdopen(_open_file(folder, name, path), "rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes: look at parts of it")
     return data
 
 
+def check_size(size: int) -> None:
+    """Raises `ValueError` if that many bytes are too many for one file."""
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{size} bytes are more than {MAX_FILE_BYTES}: write less at once")
+
+
 def _replace(folder: int, name: str, path: str, data: bytes) -> None:
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"{len(data)} bytes are more than {MAX_FILE_BYTES}: write less at once")
-    mode = 0o666
+    # None is for the umask to say.
+    mode: int | None = None
     with contextlib.suppress(FileNotFoundError):
         mode = stat.S_IMODE(_regular(folder, name, path).st_mode)
         if not os.access(name, os.W_OK, dir_fd=folder):
             raise PermissionError(f"{path} is read-only")
-    temporary = f".{name[:100]}.{secrets.token_hex(8)}"
+    # Of a length that any directory takes, whatever the file is called.
+    temporary = f".motus-{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(temporary, flags, mode, dir_fd=folder)
+        descriptor = os.open(temporary, flags, 0o666 if mode is None else mode, dir_fd=folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                if mode != 0o666:
+                if mode is not None:
                     # Of the file that is replaced, whatever the umask.
                     os.fchmod(descriptor, mode)
                 file.write(data)

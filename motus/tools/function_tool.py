@@ -15,10 +15,17 @@ from motus.guardrails import Guardrail
 from motus.runtime.agent_task import AgentTaskDefinition
 from motus.runtime.containers import ATOMS, futures_in
 from motus.runtime.future import AgentFuture
+from motus.runtime.hooks import Callback
 from motus.runtime.policy import TaskSpec, gives_a_coroutine
 from motus.runtime.submit import submit
-from motus.tools.arguments import SchemaArguments, SignatureArguments, innermost, plain
-from motus.tools.base import Hook, Tool, decode_arguments
+from motus.tools.arguments import (
+    SchemaArguments,
+    SignatureArguments,
+    innermost,
+    layers,
+    plain,
+)
+from motus.tools.base import Hook, Tool, callbacks, decode_arguments
 from motus.tools.schema import strict_schema, without_added_nulls
 
 __all__ = ["FunctionTool", "Parameters", "ReturnType", "ToolOptions", "ToolSchema", "options_of"]
@@ -30,25 +37,36 @@ ReturnType = TypeVar("ReturnType")
 ToolSchema = type[BaseModel] | dict[str, Any]
 
 
+def _several(guardrails: Iterable[Guardrail] | None) -> tuple[Guardrail, ...] | None:
+    return None if guardrails is None else tuple(guardrails)
+
+
+def _hooks(hook: Hook) -> tuple[Callback, ...] | None:
+    return None if hook is None else callbacks(hook)
+
+
 @attrs.frozen
 class ToolOptions:
-    """What `@tool` leaves on a function; None is what was not said."""
+    """What `@tool` leaves on a function; None is what was not said.
+
+    Of what can be gone through only once there would be nothing left for the second tool.
+    """
 
     name: str | None = None
     description: str | None = None
     schema: ToolSchema | None = None
     requires_approval: bool | None = None
     strict: bool | None = None
-    input_guardrails: Iterable[Guardrail] | None = None
-    output_guardrails: Iterable[Guardrail] | None = None
-    on_start: Hook = None
-    on_end: Hook = None
-    on_error: Hook = None
+    input_guardrails: tuple[Guardrail, ...] | None = attrs.field(default=None, converter=_several)
+    output_guardrails: tuple[Guardrail, ...] | None = attrs.field(default=None, converter=_several)
+    on_start: tuple[Callback, ...] | None = attrs.field(default=None, converter=_hooks)
+    on_end: tuple[Callback, ...] | None = attrs.field(default=None, converter=_hooks)
+    on_error: tuple[Callback, ...] | None = attrs.field(default=None, converter=_hooks)
 
 
 def options_of(function: object) -> ToolOptions:
-    """What `@tool` has left on a function, or on the one inside of it."""
-    for one in (function, innermost(function) if callable(function) else None):
+    """What `@tool` has left on a function, or on one inside of it."""
+    for one in layers(function) if callable(function) else ():
         options = getattr(one, "__motus_tool__", None)
         if isinstance(options, ToolOptions):
             return options
@@ -87,10 +105,12 @@ class FunctionTool(Tool):
             name = "" if name == "<lambda>" else name
         if requires_approval is None:
             requires_approval = bool(options.requires_approval)
-        described = inside if inspect.isroutine(inside) else type(inside)
+        documented = inside if inspect.isroutine(inside) else type(inside)
+        # A method that says nothing of itself may have one above it that does.
+        doc = inspect.getdoc(func) if inspect.ismethod(func) else documented.__doc__
         super().__init__(
             name,
-            options.description or inspect.cleandoc(described.__doc__ or ""),
+            options.description or inspect.cleandoc(doc or ""),
             requires_approval=requires_approval,
             input_guardrails=_first(input_guardrails, options.input_guardrails),
             output_guardrails=_first(output_guardrails, options.output_guardrails),
@@ -99,10 +119,12 @@ class FunctionTool(Tool):
             on_error=options.on_error,
         )
         self.func = func
-        self.strict = options.strict if strict is None else strict
         self._on_thread = _on_thread(func)
         self._positional = _positional_only(func)
-        self._set_schema(options.schema if schema is None else schema)
+        self._set_schema(
+            options.schema if schema is None else schema,
+            options.strict if strict is None else strict,
+        )
 
     @property
     def schema_model(self) -> type[BaseModel]:
@@ -144,26 +166,31 @@ class FunctionTool(Tool):
             args.append(value)
         return args, named
 
-    def configure(self, *, schema: ToolSchema | None = None, **changes: Any) -> Self:
+    def configure(
+        self, *, schema: ToolSchema | None = None, strict: bool | None = None, **changes: Any
+    ) -> Self:
         super().configure(**changes)
-        if schema is not None or "strict" in changes:
-            self._set_schema(self._given if schema is None else schema)
+        if schema is not None or strict is not None:
+            self._set_schema(
+                self._given if schema is None else schema, self.strict if strict is None else strict
+            )
         return self
 
-    def _set_schema(self, schema: ToolSchema | None) -> None:
-        self._arguments: SchemaArguments | SignatureArguments
+    def _set_schema(self, schema: ToolSchema | None, strict: bool | None) -> None:
+        arguments: SchemaArguments | SignatureArguments
         if isinstance(schema, type) and issubclass(schema, BaseModel):
-            self._arguments = SchemaArguments(self.func, schema)
+            arguments = SchemaArguments(self.func, schema)
         elif schema is None or isinstance(schema, dict):
-            self._arguments = SignatureArguments(self.func)
+            arguments = SignatureArguments(self.func)
         else:
             raise TypeError(
                 f"the schema of {self.name} must be a pydantic model or a JSON schema, "
                 f"not {schema!r:.80}"
             )
-        self._given = schema
-        self._schema = schema if isinstance(schema, dict) else self._arguments.json_schema
-        self.json_schema = strict_schema(self._schema) if self.strict else self._schema
+        loose = schema if isinstance(schema, dict) else arguments.json_schema
+        self.json_schema = strict_schema(loose) if strict else loose
+        self.strict = strict
+        self._given, self._arguments, self._schema = schema, arguments, loose
 
 
 def _positional_only(func: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import attrs
+from pydantic import BaseModel
 
 from motus.guardrails import Guardrail
 from motus.runtime.agent_task import AgentTaskDefinition
@@ -131,6 +132,8 @@ def _methods(instance: object) -> Iterator[tuple[str, Callable[..., Any]]]:
     """In the order in which they are written, those of base classes first."""
     seen = set()
     for cls in reversed(type(instance).__mro__[:-1]):
+        if cls is BaseModel:
+            continue  # what it can do is not what its subclasses are for
         for name, found in vars(cls).items():
             # Looked up without calling anything: a property may do work.
             current = inspect.getattr_static(instance, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final
 
+import anyio
 import attrs
-from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-__all__ = ["encode_error", "encode_json", "encode_text", "to_jsonable"]
+__all__ = ["encode_error", "encode_json", "encode_text", "is_failure", "to_jsonable"]
 
 # Made once: `json.dumps` makes one each time that it is called with options.
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -19,37 +21,64 @@ def encode_text(value: Any) -> str:
 
     Raises `TypeError` for what JSON has no word for.
     """
-    return _valid(value) if type(value) is str else encode_json(value)
+    # As a text also where it is an enum's, or of a class of its own.
+    return _valid(str.__str__(value)) if isinstance(value, str) else encode_json(value)
 
 
 def encode_json(value: Any) -> str:
     """A result as JSON, strings too. Raises `TypeError` for what JSON has no word for."""
     plain = to_jsonable(value)
     try:
-        return _valid(_dumps(plain))
-    except ValueError:
-        # NaN and infinities: JSON has no numbers for them, so they are texts.
-        return encode_json(from_json(to_json(plain, inf_nan_mode="strings")))
+        try:
+            return _valid(_dumps(plain))
+        except ValueError:
+            return _valid(_dumps(_finite(plain)))
+    except (ValueError, RecursionError) as error:
+        raise _unfit("the result", value, error) from error
 
 
 def encode_error(error: BaseException) -> str:
-    """`{"error": ...}`: what went wrong, as a model is told."""
-    return _dumps({"error": _valid(_message(error))})
+    """`{"error": ...}`: what went wrong, as a model is told. Never raises."""
+    return _dumps({"error": _valid("; ".join(map(_message, _leaves(error))))})
 
 
-def to_jsonable(value: Any) -> Any:
+def is_failure(error: BaseException) -> bool:
+    """Whether a tool has failed, which a model is told, rather than been stopped.
+
+    Some failures are no `Exception`: `SystemExit`, or the panic of a library written in Rust. To be
+    asked where an event loop runs.
+    """
+    stops = (KeyboardInterrupt, GeneratorExit, anyio.get_cancelled_exc_class())
+    return not any(isinstance(one, stops) for one in _leaves(error))
+
+
+def to_jsonable(value: Any, what: str = "the result") -> Any:
     """The value in JSON's own types.
 
     Takes what pydantic does (its models, dataclasses, enums, dates, sets and the like) and attrs
-    classes, however nested. Raises `TypeError` for what JSON has no word for.
+    classes, however nested. Raises `TypeError` for what JSON has no word for, which names `what`.
     """
     try:
         return to_jsonable_python(value, by_alias=True, fallback=_attrs)
     except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
         # ValueError: a value that contains itself, or bytes that are no text.
-        raise TypeError(
-            f"the result is a {type(value).__name__} that cannot be written as JSON: {error}"
-        ) from error
+        raise _unfit(what, value, error) from error
+
+
+def _unfit(what: str, value: object, error: Exception) -> TypeError:
+    kind = type(value).__name__
+    return TypeError(f"{what} is a {kind} that cannot be written as JSON: {error}")
+
+
+def _finite(value: Any) -> Any:
+    """The JSON value with NaN and infinities, for which JSON has no numbers, as texts."""
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    return value
 
 
 def _attrs(value: Any) -> Any:
@@ -67,13 +96,26 @@ def _valid(text: str) -> str:
     return text
 
 
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What is in a group, whose own message says how many there are, and nothing of them."""
+    found, todo = [], [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseExceptionGroup):
+            todo += reversed(one.exceptions)
+        else:
+            found.append(one)
+    return found
+
+
 def _message(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        # The message of a group says how many there are, and nothing of what they are.
-        return "; ".join(_message(one) for one in error.exceptions)
-    if isinstance(error, SystemExit):
-        return f"the tool exited with {error.code!r}"
-    text = str(error)
+    name = type(error).__name__
+    try:
+        if isinstance(error, SystemExit):
+            return f"the tool exited with {error.code!r}"
+        text = str(error)
+    except Exception:  # noqa: BLE001  # it is of somebody's class, whose methods may do anything
+        return name
     if isinstance(error, KeyError) or not text:
-        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"{name}: {text}" if text else name
     return text

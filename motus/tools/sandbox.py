@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,20 +18,22 @@ import attrs
 
 from motus.tools.decorators import tools
 from motus.tools.directory import Directory
-from motus.tools.processes import Finished, run_command
+from motus.tools.processes import Finished, one_process, run_command
 
 __all__ = ["ExecResult", "LocalShell", "Sandbox"]
 
 # Of each stream of a command, in bytes.
 _MAX_OUTPUT: Final = 8 * 1024 * 1024
 
-# What programs need to find their way about, and nothing that opens doors: no keys, no tokens.
+# What programs need to find their way about, and nothing that opens doors: no keys, no tokens. The
+# last one is how a server finds what the worker of a turn has left behind when that is killed.
 _ALLOWED: Final = re.compile(
     r"""
     PATH | HOME | USER | LOGNAME | SHELL | LANG | LANGUAGE | LC_\w+ | TZ | TERM | HOSTNAME
     | TMPDIR | TEMP | TMP | XDG_\w+ | LD_LIBRARY_PATH | VIRTUAL_ENV | CONDA_\w+
     | PYTHON(PATH | HOME | UTF8 | IOENCODING | DONTWRITEBYTECODE | UNBUFFERED) | JAVA_HOME
     | GOPATH | GOROOT | CARGO_HOME | RUSTUP_HOME | NVM_DIR | SSL_CERT_(FILE | DIR) | COLUMNS | LINES
+    | MOTUS_WORKER_ID
     """,
     re.VERBOSE,
 )
@@ -154,6 +156,7 @@ class LocalShell(Sandbox):
         timeout: float | None = None,  # noqa: ASYNC109  # of the command, not of the call
         max_output: int = _MAX_OUTPUT,
         merged: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> Finished:
         """Like `exec`, with a limit of time in seconds and one of output in bytes."""
         data = input.encode() if isinstance(input, str) else input or b""
@@ -165,10 +168,16 @@ class LocalShell(Sandbox):
             timeout=timeout,
             max_output=max_output,
             merged=merged,
+            pass_fds=pass_fds,
         )
 
     async def python(self, code: str) -> ExecResult:
-        return await self.exec(sys.executable, "-", input=code)
+        async with one_process():
+            return await self.exec(sys.executable, "-", input=code)
+
+    async def sh(self, command: str) -> ExecResult:
+        async with one_process():
+            return await super().sh(command)
 
     async def put(self, source: str | os.PathLike[str], path: str) -> None:
         data = await anyio.to_thread.run_sync(Path(source).read_bytes)

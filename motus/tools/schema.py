@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,6 +15,17 @@ _ONE: Final = ("items", "additionalProperties", "contains", "propertyNames", "no
 _LIST: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _BY_NAME: Final = ("properties", "patternProperties", "dependentSchemas")
 _NULL: Final = {"type": "null"}
+# One of these says what a value is.
+_KINDS: Final = {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}
+# What strict modes refuse the whole request for, and the formats for which they do not.
+_UNENFORCED: Final = (
+    "minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties", "propertyNames",
+    "contains", "minContains", "maxContains", "examples", "deprecated", "readOnly", "writeOnly",
+    "contentEncoding", "contentMediaType",
+)  # fmt: skip
+_FORMATS: Final = {
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
+}  # fmt: skip
 
 
 def tidy_schema(schema: Mapping[str, Any]) -> Schema:
@@ -69,18 +81,21 @@ def _without_null(schema: Schema) -> Schema:
 
 def strict_schema(schema: Schema) -> Schema:
     """The schema in the subset of providers' strict modes: objects are closed, and every property
-    is required, null standing for what may be left out.
+    is required, null standing for what may be left out. Limits that the subset does not know are
+    told in the description.
 
     Takes a tidy schema. Raises `ValueError` for what the subset has no words for: objects of any
-    keys, tuples.
+    keys, tuples, any value at all.
     """
-    schema = _mapped(schema, strict_schema)
+    schema = _with_limits_told(_mapped(schema, strict_schema))
     if "oneOf" in schema:
         schema["anyOf"] = schema.pop("oneOf")
     if "prefixItems" in schema:
         raise ValueError("a strict schema cannot describe a tuple: use a list or a class")
     if schema.get("type") == "object" and "properties" not in schema:
         raise ValueError("a strict schema cannot describe an object of any keys: use a class")
+    if not _KINDS & set(schema):
+        raise ValueError("a strict schema cannot describe a value of any type: say which")
     if "properties" in schema:
         required = schema.get("required", ())
         schema["properties"] = {
@@ -92,10 +107,22 @@ def strict_schema(schema: Schema) -> Schema:
     return schema
 
 
+def _with_limits_told(schema: Schema) -> Schema:
+    told: Schema = {key: schema.pop(key) for key in _UNENFORCED if key in schema}
+    if schema.get("format") not in {None, *_FORMATS}:
+        told["format"] = schema.pop("format")
+    # With every property required there is none.
+    schema.pop("default", None)
+    if told:
+        limits = ", ".join(f"{key}: {json.dumps(value)}" for key, value in told.items())
+        schema["description"] = f"{schema.get('description', '')} ({limits})".lstrip()
+    return schema
+
+
 def _nullable(schema: Schema) -> Schema:
-    schema = {key: value for key, value in schema.items() if key != "default"}
     if _takes_null(schema):
         return schema
+    schema = dict(schema)
     description = {"description": schema.pop("description")} if "description" in schema else {}
     branches = schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
     return {"anyOf": [*branches, _NULL], **description}
@@ -137,9 +164,7 @@ def _takes_null(schema: Schema) -> bool:
     if not schema or schema.get("type") == "null" or None in schema.get("enum", ()):
         return True
     branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
-    return any(_takes_null(one) for one in branches) or not (
-        {"type", "enum", "const", "anyOf", "oneOf", "allOf"} & set(schema)
-    )
+    return any(_takes_null(one) for one in branches) or not _KINDS & set(schema)
 
 
 def _mapped(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:

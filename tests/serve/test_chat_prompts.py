@@ -61,6 +61,19 @@ def test_an_approval_shows_every_argument_in_full() -> None:
     assert shown[-1] == '  deep: {"x": [null, true]}'
 
 
+def test_an_approval_shows_what_takes_no_room() -> None:
+    """Two paths that look the same would be approved alike."""
+    args = {
+        "path": "/tmp/a\u200b",
+        "to\u00ad": "x\n\u2060y\U000e0041",
+        "plain": "\u05d0 \u00e9 \U0001f600",
+    }
+    assert lines(interrupt("tool_approval", tool_name="move", tool_args=args))[1:] == [
+        '  path: "/tmp/a\\u200b"', "  to\\xad:", "    | x", "    | \\u2060y\\U000e0041",
+        '  plain: "\u05d0 \u00e9 \U0001f600"',
+    ]  # fmt: skip
+
+
 def test_an_approval_shows_what_else_its_payload_says() -> None:
     shown = lines(interrupt("tool_approval", tool_name="pay", tool_args={}, reason="rent"))
     assert shown == ["The agent wants to run pay", '  reason: "rent"']

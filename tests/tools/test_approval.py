@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from motus.guardrails import ToolInputGuardrailTripped
 from motus.runtime import TaskCancelledError, cancel, open_runtime
 from motus.testing import answer_interrupts
-from motus.tools import FunctionTool, normalize_tools, tool
+from motus.tools import AgentTool, FunctionTool, Tool, normalize_tools, tool
 from motus.tools.builtins.ask_user import (
     AskUserQuestionSchema,
     Option,
@@ -93,6 +93,101 @@ async def test_what_is_too_large_to_be_shown_does_not_run() -> None:
         result = await FunctionTool(delete_file).run(json.dumps({"file": {"path": "x" * 20_000}}))
     assert "Interrupt message too large" in result
     assert deleted == []
+
+
+async def test_what_the_model_may_not_see_is_not_shown_either() -> None:
+    async def send(text: str, _token: object = None) -> str:
+        return f"{text} {_token is marker}"
+
+    marker = object()
+    called = FunctionTool(
+        send, input_guardrails=[lambda: {"_token": marker}], requires_approval=True
+    )
+    with answer_interrupts([{"approved": True}]) as asked:
+        assert await called.run('{"text": "hi"}') == "hi True"
+    assert asked.payloads[0]["tool_args"] == {"text": "hi"}
+
+    # What the model has set itself is shown, whatever it is called.
+    class Remote(Tool):
+        async def invoke(self, arguments: dict[str, Any]) -> Any:
+            return arguments
+
+    with answer_interrupts([{"approved": True}]) as asked:
+        await Remote("remote", requires_approval=True).run('{"_force": true}')
+    assert asked.payloads[0]["tool_args"] == {"_force": True}
+
+
+class Agent:
+    """As little as a tool needs of one."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.max_steps: int | None = None
+        self.asked: list[str] = []
+
+    def fork(self) -> Agent:
+        return self
+
+    async def __call__(self, prompt: str, /) -> str:
+        self.asked.append(prompt)
+        return prompt.upper()
+
+
+async def test_of_an_agent_too_what_is_shown_is_what_it_gets() -> None:
+    agent = Agent("writer")
+    called = tool(
+        AgentTool(agent, input_guardrails=[lambda prompt: prompt + "!"]), requires_approval=True
+    )
+    with answer_interrupts([{"approved": True}, {"approved": False}]) as asked:
+        assert await called.run('{"request": "go"}') == "GO!"
+        # Guardrails that are given later take the prompt as well.
+        tool(called, input_guardrails=[lambda text: {"request": f"<{text}>"}])
+        assert "User rejected writer" in await called.run('{"request": "stop"}')
+    assert [one["tool_args"] for one in asked.payloads] == [
+        {"request": "go!"},
+        {"request": "<stop>"},
+    ]
+    assert agent.asked == ["go!"]
+
+
+@pytest.mark.parametrize(
+    ("name", "known_as"),
+    [
+        ("Head of R&D", "Head_of_R_D"),
+        ("3rd reviewer", "_3rd_reviewer"),
+        ("\u7814\u7a76", "__"),
+        ("x" * 100, "x" * 64),
+        (None, "Agent"),
+    ],
+)
+def test_an_agent_of_any_name_is_a_tool(name: str | None, known_as: str) -> None:
+    assert AgentTool(Agent(name)).name == known_as
+
+
+async def test_an_extractor_may_be_a_coroutine_function() -> None:
+    async def extract(answer: str) -> dict[str, int]:
+        return {"length": len(answer)}
+
+    called = AgentTool(Agent("a"), output_extractor=extract)
+    assert await called.run('{"request": "four"}') == '{"length": 4}'
+
+
+async def test_what_cannot_be_shown_does_not_run() -> None:
+    ran: list[object] = []
+
+    async def f(x: Any) -> None:
+        ran.append(x)
+
+    called = FunctionTool(f, input_guardrails=[lambda: {"x": object()}], requires_approval=True)
+    with answer_interrupts([{"approved": True}]) as asked:
+        assert "what is to be approved is a dict that cannot be written" in await called.run(
+            '{"x": 1}'
+        )
+        assert "nested deeper than 64" in await FunctionTool(f, requires_approval=True).run(
+            '{"x": ' + "[" * 100 + "]" * 100 + "}"
+        )
+    assert asked.payloads == []
+    assert ran == []
 
 
 async def test_several_approvals_wait_at_the_same_time() -> None:

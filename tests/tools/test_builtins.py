@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,23 @@ async def test_skills_are_described_and_loaded(skills: Path) -> None:
         ),
         ("---\nname: read-pdf\n---\n", "Duplicate skill name: read-pdf"),
         ("x" * 1024 * 1024 + "x", "is larger than 1048576 bytes"),
+        ("---\nname: [a, b]\n---\n", "name must be a text"),
+        (
+            "---\na: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]\n"
+                for before, one in itertools.pairwise("abcdefghij")
+            )
+            + "description: *j\n---\n",
+            "description must be a text",
+        ),
+        ("caf\udce9", r"wrong/SKILL\.md is not text in UTF-8 \(byte 3\)"),
     ],
-    ids=range(4),
+    ids=range(7),
 )
 def test_skills_that_are_wrong_are_an_error_at_once(skills: Path, text: str, reason: str) -> None:
     (skills / "wrong").mkdir()
-    (skills / "wrong" / "SKILL.md").write_text(text)
+    (skills / "wrong" / "SKILL.md").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=reason):
         builtin_tools(skills_dir=skills)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from motus.guardrails import ToolInputGuardrailTripped
 from motus.runtime import agent_task
@@ -135,6 +136,14 @@ def test_nothing_and_what_is_one_already() -> None:
     assert names({add, }) == ["add"]  # fmt: skip
 
 
+async def test_what_a_model_is_told_is_what_it_can_call() -> None:
+    called = FunctionTool(add)
+    found = normalize_tools([called])
+    tool(called, name="sum")
+    [definition] = found.definitions()
+    assert await found.run(definition.name, '{"a": 1, "b": 2}') == "3"
+
+
 def test_a_name_in_a_mapping_leaves_the_tool_as_it_is() -> None:
     original = FunctionTool(add)
     renamed = normalize_tools({"plus": original})["plus"]
@@ -235,7 +244,99 @@ def test_tasks_can_be_decorated_on_both_sides() -> None:
     assert names([one, two]) == ["outside", "inside"]
 
 
+async def test_what_a_method_says_is_not_lost_on_its_way_to_the_instance() -> None:
+    """Least of all that a human is to be asked."""
+
+    class Files:
+        @tool(requires_approval=True)
+        @staticmethod
+        def static() -> None: ...
+
+        @tool(requires_approval=True)
+        @classmethod
+        def of_class(cls) -> None: ...
+
+        @staticmethod
+        @tool(requires_approval=True)
+        def inside() -> None: ...
+
+        @tool(requires_approval=True)
+        @agent_task
+        async def task(self) -> None: ...
+
+        @agent_task
+        @tool(requires_approval=True)
+        async def task_inside(self) -> None: ...
+
+        @tool(requires_approval=True)
+        @functools.cache  # noqa: B019  # it is what is tested
+        def cached(self) -> None: ...
+
+    files = Files()
+    found = normalize_tools(files)
+    assert [one.requires_approval for one in found.values()] == [True] * 6
+    again: list[Any] = [
+        files.static, files.of_class, files.inside, files.task, files.cached,
+        files.task.policy(retries=1), functools.partial(files.task),
+        functools.partial(files.static),
+    ]  # fmt: skip
+    assert all(FunctionTool(one).requires_approval for one in again)
+    assert all(FunctionTool(one, "renamed").requires_approval for one in again)
+    assert all(one.renamed(f"my_{name}").requires_approval for name, one in found.items())
+
+
+async def test_what_can_be_gone_through_once_is_there_for_every_tool() -> None:
+    def refuse(**kwargs: Any) -> None:
+        raise ToolInputGuardrailTripped("refused")
+
+    heard: list[str] = []
+    function = tool(
+        functools.partial(add),
+        input_guardrails=(one for one in [refuse]),
+        output_guardrails=iter(()),
+        on_error=(one for one in [lambda event: heard.append(event.name)]),
+    )
+    for name in ("one", "two"):
+        assert "refused" in await FunctionTool(function, name).run('{"a": 1, "b": 2}')
+    called = FunctionTool(add, "three", input_guardrails=(one for one in [refuse]))
+    tool(called, on_error=(one for one in [lambda event: heard.append(event.name)]))
+    for _ in range(2):
+        assert "refused" in await called.renamed("four").run('{"a": 1, "b": 2}')
+    assert heard == ["one", "two", "four", "four"]
+
+
+async def test_a_change_that_is_refused_changes_nothing() -> None:
+    called = FunctionTool(add)
+    before = dict(vars(called))
+    cases: list[dict[str, Any]] = [
+        {"requires_approval": True, "name": "no good"},
+        {"description": "x", "on_start": 5},
+        {"input_guardrails": 5, "name": "other"},
+    ]
+    for wrong in cases:
+        with pytest.raises((TypeError, ValueError)):
+            called.configure(**wrong)
+    assert vars(called) == before
+
+    class Own(Tool):
+        async def invoke(self, arguments: dict[str, Any]) -> Any: ...
+
+    for option in ({"schema": {"type": "object"}}, {"strict": True}):
+        with pytest.raises(TypeError, match="<Own 'own'> has a schema of its own"):
+            tool(Own("own"), **option)
+
+
 # ---------------------------------------------------------------------- @tools and tools_from
+
+
+def test_the_methods_of_a_model_are_those_that_its_author_wrote() -> None:
+    class Settings(BaseModel):
+        size: int = 1
+
+        def double(self) -> int:
+            return 2 * self.size
+
+    assert names(Settings()) == ["double"]
 
 
 def test_the_methods_of_an_instance() -> None:
@@ -343,6 +444,8 @@ def test_what_tools_and_tools_from_do_not_take() -> None:
         tools_from(Calculator)
     with pytest.raises(TypeError, match="takes a class or an instance that takes attributes"):
         tools(5)
+    with pytest.raises(TypeError, match=r"instance, not <function add .*>: use @tool"):
+        tools(add)
 
 
 # ---------------------------------------------------------------------- the package

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -88,6 +89,33 @@ def test_long_lines_are_cut_and_it_is_said(tools: FileTools, root: Path) -> None
     assert note == "[lines of more than 2000 characters are cut]"
 
 
+def test_a_line_is_cut_where_a_character_ends(tools: FileTools, root: Path) -> None:
+    for character in ("x", "\u00e9", "\u5b57", "\U0001f600", "\u5b57x"):
+        (root / "wide").write_text(character * 2001)
+        line, note = tools.read_file("wide").split("\n")
+        assert line == "     1\t" + (character * 2001)[:2000]
+        assert note.endswith("are cut]")
+    (root / "wide").write_bytes(b"\xff" * 2000 + b"\r\n")
+    assert tools.read_file("wide") == "     1\t" + "\ufffd" * 2000
+
+
+def test_reading_a_part_costs_no_more_than_the_file(
+    tools: FileTools, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 256 * 1024
+    # As much as this is read at once.
+    monkeypatch.setattr(directory_module, "MAX_FILE_BYTES", size)
+    (root / "many").write_bytes(b"\n" * size)
+    tracemalloc.start()
+    try:
+        text = tools.read_file("many", offset=size - 1)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert text == f"{size - 1:6d}\t\n{size:6d}\t"
+    assert most < 3 * size
+
+
 def test_what_is_no_text(tools: FileTools, root: Path) -> None:
     (root / "binary").write_bytes(b"\x7fELF\0\0")
     (root / "latin").write_bytes("caf\xe9\n".encode("latin-1"))
@@ -167,8 +195,8 @@ def test_nothing_outside_of_the_root_is_touched(tools: FileTools, root: Path, pa
         lambda: tools.edit_file(path, "secret", "public"),
     ]
     # To look into, there is nothing wrong with these.
-    if path not in {".", "sub", "pipe", "socket"}:
-        attempts.append(lambda: Directory(root).locate(path))
+    if path not in {".", "sub"}:
+        attempts.append(lambda: Directory(root).opened(path).__enter__())
     for attempt in attempts:
         with pytest.raises((OSError, ValueError)) as caught:
             attempt()
@@ -276,6 +304,23 @@ def test_files_are_written_whole(tools: FileTools, root: Path) -> None:
     assert (root / "a.txt").read_bytes() == b""
 
 
+def test_names_may_be_as_long_as_the_system_takes(tools: FileTools, root: Path) -> None:
+    name = "字" * 85
+    tools.write_file(f"{name}/{name}", "x")
+    assert (root / name / name).read_text() == "x"
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_write_that_is_refused_makes_no_directories(tools: FileTools, root: Path) -> None:
+    with pytest.raises(ValueError, match="bytes are more than"):
+        tools.write_file("new/deep/c.txt", "x" * (directory_module.MAX_FILE_BYTES + 1))
+    # Each of these names is fine, and all of them are more than one path can be.
+    for path in ("d/" * 5000 + "f", "x" * 256, "n" * 10_000_000):
+        with pytest.raises((OSError, ValueError)) as caught:
+            tools.write_file(path, "x")
+        assert len(str(caught.value)) < 500
+
+
 def test_a_replaced_file_keeps_its_mode_and_a_new_one_gets_the_usual(
     tools: FileTools, root: Path
 ) -> None:
@@ -285,6 +330,9 @@ def test_a_replaced_file_keeps_its_mode_and_a_new_one_gets_the_usual(
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE((root / "a.txt").stat().st_mode) == 0o750
+    (root / "a.txt").chmod(0o666)
+    tools.write_file("a.txt", "#!")
+    assert stat.S_IMODE((root / "a.txt").stat().st_mode) == 0o666
     assert stat.S_IMODE((root / "new.txt").stat().st_mode) == 0o666 & ~umask
 
 
@@ -352,6 +400,41 @@ def test_a_text_is_replaced_exactly(tools: FileTools, root: Path) -> None:
     tools.write_file("r", "a.c \\1 abc")
     tools.edit_file("r", "a.c", "\\1")
     assert (root / "r").read_text() == "\\1 \\1 abc"
+
+
+@pytest.mark.parametrize(
+    ("before", "old", "new", "after"),
+    [
+        # What the model writes itself is not made longer.
+        ("a\r\nb\r\n", "a", "x\r\ny", "x\r\ny\r\nb\r\n"),
+        ("a\r\nb\r\n", "a\nb", "x\r\ny", "x\r\ny\r\n"),
+        # Of both kinds: the lines that are there, and what most are.
+        ("a\nb\nc\r\nd\r\ne\r\n", "a\nb\n", "x\ny\n", "x\ny\nc\r\nd\r\ne\r\n"),
+        ("a\nb\nc\nd\r\ne\r\n", "d\ne\n", "x\ny\n", "a\nb\nc\nx\r\ny\r\n"),
+        ("a\nb\r\nc\r\n", "c", "x\ny", "a\nb\r\nx\r\ny\r\n"),
+        ("a\nb\nc\r\n", "c", "x\ny", "a\nb\nx\ny\r\n"),
+        # Without a line end at the end, and with a byte order mark.
+        ("\ufeffa\nb", "b", "c", "\ufeffa\nc"),
+    ],
+    ids=range(7),
+)
+def test_the_ends_of_lines_are_kept(
+    tools: FileTools, root: Path, before: str, old: str, new: str, after: str
+) -> None:
+    (root / "f").write_bytes(before.encode())
+    tools.edit_file("f", old, new)
+    assert (root / "f").read_bytes().decode() == after
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_edit_does_not_make_what_does_not_fit(tools: FileTools, root: Path) -> None:
+    # 64 GiB, if it were made.
+    (root / "sub" / "b.txt").write_text("b" * 65_536)
+    try:
+        with pytest.raises(ValueError, match="68719476736 bytes are more than 16777216"):
+            tools.edit_file("sub/b.txt", "b", "x" * 1_048_576, replace_all=True)
+    finally:
+        (root / "sub" / "b.txt").write_text("b")
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import json
+import math
+from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import attrs
@@ -45,6 +50,13 @@ class Point:
     _color: Color = Color.RED
     tags: list[str] = attrs.field(factory=list)
     hidden: int = attrs.field(default=0, init=False)
+
+
+@attrs.define
+class Link:
+    name: str
+    next: Link | None = None
+    others: list[Link] = attrs.field(factory=list)
 
 
 class Options(TypedDict):
@@ -169,6 +181,20 @@ def test_a_class_that_contains_itself_is_written_out_once() -> None:
     }
 
 
+def test_an_attrs_class_that_contains_itself_is_checked_all_the_way_down() -> None:
+    def f(link: Link, again: dict[str, Link]) -> None: ...
+
+    called = FunctionTool(f)
+    inside = called.json_schema["properties"]["link"]["properties"]
+    another = {"type": "object", "description": "Another Link, of the same form"}
+    assert (inside["next"], inside["others"]["items"]) == (another, another)
+    sent = '{"link": {"name": "a", "next": {"name": "b", "others": [{"name": "c"}]}}, "again": {}}'
+    link = Link("a", Link("b", None, [Link("c")]))
+    assert called.validate(sent) == {"link": link, "again": {}}
+    with pytest.raises(ValueError, match=r"link\.next\.others\.0\.name: Input should be a valid"):
+        called.validate(sent.replace('"c"', "5"))
+
+
 def test_names_that_pydantic_has_methods_of() -> None:
     def f(schema: int, json: int, model_config: int, copy: int, validate: int) -> None: ...
 
@@ -182,6 +208,14 @@ def test_a_default_that_json_cannot_express_is_not_told() -> None:
     assert schema_of(f) == {"type": "object", "properties": {"x": {}}}
 
 
+def test_a_number_that_json_does_not_know_is_not_told_either() -> None:
+    def f(x: float = math.inf, y: float = math.nan, z: float = 1.5) -> None: ...
+
+    schema = schema_of(f)
+    json.dumps(schema, allow_nan=False)
+    assert [one.get("default") for one in schema["properties"].values()] == [None, None, 1.5]
+
+
 def test_classes_defined_in_a_function() -> None:
     class Local(BaseModel):
         y: int
@@ -191,6 +225,24 @@ def test_classes_defined_in_a_function() -> None:
     assert schema_of(f)["properties"]["x"]["required"] == ["y"]
 
 
+def test_what_others_call_by_the_same_name_is_not_mistaken_for_it() -> None:
+    class Local(BaseModel):
+        y: int
+
+    class Here(BaseModel):
+        z: Local
+
+    def f(x: Local, date: date, here: Here) -> None: ...
+
+    def elsewhere(Place: int, date: int, frame: int) -> dict[str, Any]:  # noqa: N803  # that is the point
+        return schema_of(f)
+
+    properties = elsewhere(1, 2, 3)["properties"]
+    assert properties["x"]["required"] == ["y"]
+    assert properties["date"] == {"type": "string", "format": "date"}
+    assert properties["here"]["properties"]["z"]["required"] == ["y"]
+
+
 def test_annotations_that_cannot_be_evaluated_are_an_error_at_once() -> None:
     def f(x: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821  # that is the point
 
@@ -198,11 +250,56 @@ def test_annotations_that_cannot_be_evaluated_are_an_error_at_once() -> None:
         FunctionTool(f)
 
 
-def test_types_that_json_cannot_express_are_an_error_at_once() -> None:
-    def f(x: Exception) -> None: ...
+def test_only_what_a_model_is_told_needs_to_be_there() -> None:
+    def f(x: int, _y: Nowhere | None = None, *args: Nowhere, **more: Nowhere) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821  # as with imports for type checkers alone
 
-    with pytest.raises(TypeError, match=r"the parameters of f: .*Exception"):
+    assert list(schema_of(f)["properties"]) == ["x"]
+    assert list(schema_of(functools.partial(f, 1))["properties"]) == []
+
+
+@pytest.mark.parametrize("annotation", [Exception, Callable[[int], int], "Callable[..., int]"])
+def test_types_that_json_cannot_express_are_an_error_at_once(annotation: Any) -> None:
+    def f(x: Any) -> None: ...
+
+    f.__annotations__["x"] = annotation
+    with pytest.raises(TypeError, match=r"the parameters of f: .*(Exception|Callable)"):
         FunctionTool(f)
+
+
+def test_a_description_is_the_whole_docstring() -> None:
+    """Whatever its style: what it says of parameters is for the model too."""
+
+    class Base:
+        def google(self, x: int) -> None:
+            """Do it.
+
+            Args:
+                x: How often.
+            """
+
+        def sphinx(self, x: int) -> None:
+            """Do it.
+
+            :param x: How often.
+            """
+
+        def numpy(self, x: int) -> None:
+            """Do it.
+
+            Parameters
+            ----------
+            x : int
+                How often.
+            """
+
+    class Derived(Base):
+        def google(self, x: int) -> None: ...
+
+    for method in (Base().google, Base().sphinx, Base().numpy, Derived().google):
+        description = FunctionTool(method).description
+        assert description.startswith("Do it.\n\n")
+        assert description.endswith("How often.")
+        assert "\n            " not in description
 
 
 def test_a_schema_of_ones_own() -> None:
@@ -320,7 +417,36 @@ def test_the_strict_form() -> None:
     }
 
 
-@pytest.mark.parametrize("annotation", [dict[str, int], tuple[int, str], dict])
+def test_limits_that_the_strict_form_does_not_know_are_told() -> None:
+    def f(
+        tags: Annotated[set[str], Field(description="Some")],
+        name: Annotated[str, Field(max_length=3, pattern="^a")],
+        place: Path,
+        when: date,
+        note: Annotated[str, Field(min_length=2)] = "no",
+    ) -> None: ...
+
+    called = FunctionTool(f, strict=True)
+    assert called.json_schema["properties"] == {
+        "tags": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Some (uniqueItems: true)",
+        },
+        "name": {"type": "string", "pattern": "^a", "description": "(maxLength: 3)"},
+        "place": {"type": "string", "description": '(format: "path")'},
+        "when": {"type": "string", "format": "date"},
+        "note": {
+            "anyOf": [{"type": "string"}, {"type": "null"}],
+            "description": "(minLength: 2)",
+        },
+    }
+    # And hold all the same.
+    with pytest.raises(ValueError, match="name: String should have at most 3"):
+        called.validate('{"tags": [], "name": "abcd", "place": "/", "when": "2026-01-01"}')
+
+
+@pytest.mark.parametrize("annotation", [dict[str, int], tuple[int, str], dict, Any, list[Any]])
 def test_what_the_strict_form_has_no_words_for(annotation: Any) -> None:
     def f(x: Any) -> None: ...
 

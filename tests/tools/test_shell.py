@@ -9,44 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from motus.runtime import cancel, open_runtime
-from motus.tools import DictTools, ExecResult, LocalShell, builtin_tools, normalize_tools
+from motus.tools import DictTools, ExecResult, LocalShell, builtin_tools, normalize_tools, processes
 from motus.tools.builtins import shell as shell_module
-from motus.tools.builtins.search_program import expand_braces, matches
+from tests.tools.support import call, fails, project
 
 pytestmark = [pytest.mark.anyio, pytest.mark.realtime]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "secret.txt").write_text("secret needle\n")
-    inside = tmp_path / "root"
-    (inside / "src" / "deep").mkdir(parents=True)
-    (inside / ".git").mkdir()
-    (inside / "a.py").write_text("import os\n\n\ndef needle():\n    pass\n")
-    (inside / "src" / "b.ts").write_text("Needle\nneedle needle\n")
-    (inside / "src" / "deep" / "c.py").write_text("x = 1\n")
-    (inside / "src" / "binary").write_bytes(b"\0needle")
-    (inside / ".git" / "d.py").write_text("needle")
-    (inside / "-delete").write_text("needle")
-    return inside
+    return project(tmp_path)
 
 
 @pytest.fixture
 def tools(root: Path) -> DictTools:
     return normalize_tools(builtin_tools(LocalShell(cwd=root)))
-
-
-async def call(tools: DictTools, name: str, **arguments: Any) -> str:
-    return await tools.run(name, json.dumps(arguments))
-
-
-async def fails(tools: DictTools, name: str, **arguments: Any) -> str:
-    result = json.loads(await call(tools, name, **arguments))
-    assert set(result) == {"error"}
-    return str(result["error"])
 
 
 def alive(file: Path) -> bool:
@@ -57,10 +38,6 @@ def alive(file: Path) -> bool:
         return False  # it has not written it yet, or is gone
     # One that has been killed may wait for its parent to ask.
     return state.split()[0] != "Z"
-
-
-def everything(root: Path) -> list[Path]:
-    return sorted(root.rglob("*"))
 
 
 async def until(condition: Any) -> None:
@@ -122,7 +99,7 @@ async def test_a_command_is_over_when_its_time_is(
     tools: DictTools, root: Path, leader_ends: bool
 ) -> None:
     """And with it all that it has started: nothing writes to the file after that."""
-    loop = "echo $BASHPID > pid; while :; do echo x >> ticks; sleep 0.05; done"
+    loop = "echo $BASHPID > pid; while :; do echo x >> ticks; sleep 0.02; done"
     wait = "until [ -s ticks ]; do sleep 0.01; done; echo begun"
     begin = time.monotonic()
     if leader_ends:
@@ -130,7 +107,8 @@ async def test_a_command_is_over_when_its_time_is(
         command = f"({loop}) & {wait}"
         assert await call(tools, "bash", command=command, timeout=60_000) == "begun\n"
     else:
-        command = f"({loop}) & {wait}; sleep 100"
+        # With job control the loop has a process group of its own.
+        command = f"set -m; ({loop}) & {wait}; sleep 100"
         error = await fails(tools, "bash", command=command, timeout=1000)
         assert error == (
             "the command was killed after 1000 ms, with all that it had started. "
@@ -139,11 +117,14 @@ async def test_a_command_is_over_when_its_time_is(
     assert time.monotonic() - begin < 10
     await until(lambda: not alive(root / "pid"))
     size = (root / "ticks").stat().st_size
-    await anyio.sleep(0.2)
+    await anyio.sleep(0.1)
     assert (root / "ticks").stat().st_size == size > 0
 
 
-async def test_who_leaves_the_group_holds_nothing_up(tools: DictTools, root: Path) -> None:
+async def test_a_daemon_holds_nothing_up(
+    tools: DictTools, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_DRAIN", 0.05)
     begin = time.monotonic()
     away = "echo $$ > pid; exec sleep 100"
     command = f"setsid bash -c '{away}' & until [ -s pid ]; do sleep 0.01; done; echo begun"
@@ -166,102 +147,116 @@ async def test_cancelling_ends_the_command_and_all_that_it_has_started(
     await until(lambda: not alive(root / "inner"))
 
 
+@pytest.mark.parametrize(
+    "away",
+    [
+        # A process group of its own, as `timeout` makes one.
+        "timeout 100 {sleeper}",
+        "set -m; {sleeper} & wait",
+        # A session of its own, with its parent above it.
+        "setsid -w {sleeper}",
+        "setsid bash -c 'setsid bash -c \"{sleeper}\"; :'",
+    ],
+)
+async def test_who_has_left_the_group_is_killed_too(
+    tools: DictTools, root: Path, away: str
+) -> None:
+    (root / "sleeper").write_text("#!/bin/sh\ntrap '' TERM HUP INT\necho $$ > pid\nsleep 100\n")
+    (root / "sleeper").chmod(0o755)
+    command = away.format(sleeper="./sleeper") + "; :"
+    async with open_runtime():
+        future = tools.run("bash", json.dumps({"command": command}))
+        await until(lambda: alive(root / "pid"))
+        cancel(future)
+    assert not alive(root / "pid")
+
+
+@pytest.mark.parametrize("checkpoints", range(6))
+async def test_cancelled_while_it_starts_it_is_ended(
+    tools: DictTools, root: Path, checkpoints: int
+) -> None:
+    before = children()
+    async with open_runtime():
+        future = tools.run("bash", json.dumps({"command": "sleep 100 & sleep 100"}))
+        for _ in range(checkpoints):
+            await anyio.lowlevel.checkpoint()
+        cancel(future)
+    assert children() == before
+
+
+async def test_cancelled_before_it_starts_it_never_does(root: Path) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await LocalShell(cwd=root).sh("touch begun")
+    assert scope.cancelled_caught
+    assert not (root / "begun").exists()
+
+
+def children() -> set[str]:
+    """Of this process, and what has lost its parent in the same directory is none of them."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        found.update((task / "children").read_text().split())
+    return found
+
+
+async def test_a_command_that_reads_or_writes_for_ever(tools: DictTools, root: Path) -> None:
+    assert await call(tools, "bash", command="read x; echo [$?]") == "[1]\n"
+    error = await fails(tools, "bash", command="yes & yes >&2 & yes", timeout=400)
+    assert error.startswith("the command was killed after 400 ms")
+    assert "more characters]" in error
+    assert len(error) < 31_000
+    # Closed, and still there.
+    error = await fails(tools, "bash", command="exec <&- >&- 2>&-; sleep 100", timeout=50)
+    assert error.endswith("it had written: nothing")
+
+
+async def test_a_command_that_cannot_be_started_is_an_error(tools: DictTools) -> None:
+    assert "null byte" in await fails(tools, "bash", command="echo \0")
+    assert "too long" in await fails(tools, "bash", command=": " + "x" * 200_000)
+
+
+async def test_not_more_than_so_many_at_once(
+    tools: DictTools, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_PROCESSES", 3)
+    running = most = 0
+    real = LocalShell.run
+
+    async def counted(self: LocalShell, *command: str, **options: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await real(self, *command, **options)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(LocalShell, "run", counted)
+    async with open_runtime():
+        futures = [tools.run("bash", '{"command": "echo x"}') for _ in range(8)]
+        waiting = [tools.run("grep_search", '{"pattern": "needle"}') for _ in range(4)]
+        others = normalize_tools(LocalShell(cwd=root))
+        waiting += [others.run("sh", '{"command": "echo needle"}') for _ in range(4)]
+        waiting += [others.run("python", '{"code": "print(\'needle\')"}') for _ in range(4)]
+        cancel(waiting.pop())
+        assert [await one for one in futures] == ["x\n"] * 8
+        assert all(["needle" in await one for one in waiting])
+    assert most == 3
+
+
 @pytest.mark.parametrize("limit", [0, -1, 600_001, "long"])
 async def test_the_time_is_limited(tools: DictTools, limit: Any) -> None:
     assert "timeout" in await fails(tools, "bash", command="true", timeout=limit)
 
 
-# ---------------------------------------------------------------------- searches
-
-
-async def test_files_by_name(tools: DictTools, root: Path) -> None:
-    assert await call(tools, "glob_search", pattern="**/*.py") == "a.py\nsrc/deep/c.py"
-    assert await call(tools, "glob_search", pattern="*.py") == "a.py"
-    assert await call(tools, "glob_search", pattern="*.py", path="src/deep") == "src/deep/c.py"
-    assert await call(tools, "glob_search", pattern="**/*.{py,ts}", path=str(root / "src")) == (
-        "src/b.ts\nsrc/deep/c.py"
-    )
-    assert await call(tools, "glob_search", pattern="*.rs") == "No files found"
-
-
-async def test_lines_by_what_is_in_them(tools: DictTools) -> None:
-    assert await call(tools, "grep_search", pattern="needle") == (
-        "-delete:1:needle\na.py:4:def needle():\nsrc/b.ts:2:needle needle"
-    )
-    assert await call(tools, "grep_search", pattern="needle", **{"-n": False}, type="py") == (
-        "a.py:def needle():"
-    )
-    assert await call(tools, "grep_search", pattern="NEEDLE", **{"-i": True}, glob="*.ts") == (
-        "src/b.ts:1:Needle\nsrc/b.ts:2:needle needle"
-    )
-    assert await call(tools, "grep_search", pattern="needle", output_mode="files_with_matches") == (
-        "-delete\na.py\nsrc/b.ts"
-    )
-    assert await call(tools, "grep_search", pattern="e", output_mode="count", path="src") == (
-        "src/b.ts:2"
-    )
-    assert await call(tools, "grep_search", pattern=r"\bpass\b", path="a.py", **{"-B": 1}) == (
-        "a.py-4-def needle():\na.py:5:    pass"
-    )
-    assert await call(tools, "grep_search", pattern="import|pass", path="a.py", **{"-C": 1}) == (
-        "a.py:1:import os\na.py-2-\n--\na.py-4-def needle():\na.py:5:    pass\na.py-6-"
-    )
-    assert await call(tools, "grep_search", pattern=r"os.*needle", multiline=True) == (
-        "a.py:1:import os\na.py:2:\na.py:3:\na.py:4:def needle():"
-    )
-    assert await call(tools, "grep_search", pattern="nothing like it") == "No matches found"
-
-
-async def test_a_long_result_is_shown_in_parts(tools: DictTools, root: Path) -> None:
-    (root / "many").write_text("".join(f"line {n}\n" for n in range(2000)))
-    text = await call(tools, "grep_search", pattern="line", path="many", head_limit=2, offset=10)
-    assert text == "many:11:line 10\nmany:12:line 11\n[there is more: continue with offset=12]"
-    text = await call(tools, "grep_search", pattern="line", path="many")
-    assert text.count("\n") == 1000
-    (root / "wide").write_text("y" * 100_000)
-    assert len(await call(tools, "grep_search", pattern="y", path="wide")) < 600
-
-
-async def test_paths_and_patterns_are_never_options(tools: DictTools, root: Path) -> None:
-    before = everything(root)
-    # A file of that name, which the original took for `find -delete`.
-    assert await call(tools, "glob_search", pattern="*", path="-delete") == "No files found"
-    for option in ("--help", "-rf", "-exec", "--include=*", "-f/etc/passwd"):
-        assert "No such file" in await fails(tools, "glob_search", pattern="*", path=option)
-        assert "No such file" in await fails(tools, "grep_search", pattern="x", path=option)
-        assert await call(tools, "glob_search", pattern=option) == "No files found"
-        assert await call(tools, "grep_search", pattern=option) == "No matches found"
-        assert await call(tools, "grep_search", pattern="x", glob=option) == "No matches found"
-    assert await call(tools, "grep_search", pattern="; touch x; $(touch y) `touch z`")
-    assert everything(root) == before
-
-
-async def test_searches_stay_below_the_root(tools: DictTools, root: Path) -> None:
-    (root / "link").symlink_to(root.parent)
-    (root / "file").symlink_to(root.parent / "secret.txt")
-    os.mkfifo(root / "pipe")
-    for name in ("glob_search", "grep_search"):
-        for path in ("..", "/", "/etc", "link", "file", "src/../.."):
-            await fails(tools, name, pattern="secret", path=path)
-    assert "secret" not in await call(tools, "glob_search", pattern="**/*")
-    assert await call(tools, "grep_search", pattern="secret") == "No matches found"
-    for pattern in ("../*", "/etc/*", "src/../../*"):
-        assert "must be relative" in await fails(tools, "glob_search", pattern=pattern)
-
-
-async def test_mistakes_in_a_search_are_explained(tools: DictTools) -> None:
-    error = await fails(tools, "grep_search", pattern="(")
-    assert error.startswith("'(' is no regular expression: missing )")
-    error = await fails(tools, "grep_search", pattern="x", type="cobol")
-    assert error.startswith("unknown type 'cobol': one of c, cpp")
-    assert "output_mode" in await fails(tools, "grep_search", pattern="x", output_mode="all")
-    assert "No such file" in await fails(tools, "grep_search", pattern="x", path="nowhere")
+# -------------------------------------------------------------------- searches are commands too
 
 
 async def test_an_expression_that_takes_for_ever_is_given_up(
     tools: DictTools, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell_module, "SEARCH_TIMEOUT", 0.5)
+    monkeypatch.setattr(shell_module, "SEARCH_TIMEOUT", 0.2)
     (root / "evil").write_text("a" * 40 + "b")
     beats = 0
     async with anyio.create_task_group() as tasks:
@@ -275,42 +270,9 @@ async def test_an_expression_that_takes_for_ever_is_given_up(
         tasks.start_soon(beat)
         error = await fails(tools, "grep_search", pattern="(a+)+$", path="evil")
         tasks.cancel_scope.cancel()
-    assert error.startswith("the search took more than 0.5 s: use a simpler pattern")
+    assert error.startswith("the search took more than 0.2 s: use a simpler pattern")
     # The loop went on meanwhile.
     assert beats >= 5
-
-
-@pytest.mark.parametrize(
-    ("path", "pattern", "fit"),
-    [
-        ("a.py", "*.py", True),
-        ("b/a.py", "*.py", False),
-        ("a.py", "**/*.py", True),
-        ("b/c/a.py", "**/*.py", True),
-        ("b/c/a.py", "b/**/a.py", True),
-        ("b/a.py", "b/**/a.py", True),
-        ("b/a.py", "b/**", True),
-        ("c/a.py", "b/**", False),
-        ("b/c/d/a.py", "**/c/**/a.*", True),
-        ("a.py", "[ab].py", True),
-        ("a.py", "?.py", True),
-        ("ab.py", "?.py", False),
-        (".hidden", "*", True),
-    ],
-)
-def test_patterns_of_names(path: str, pattern: str, fit: bool) -> None:
-    assert matches(path, pattern) is fit
-
-
-def test_braces() -> None:
-    assert expand_braces("*.{ts,tsx}") == ["*.ts", "*.tsx"]
-    assert expand_braces("{a,b}/{c,d}") == ["a/c", "a/d", "b/c", "b/d"]
-    assert expand_braces("plain") == ["plain"]
-    assert expand_braces("un{closed") == ["un{closed"]
-
-
-def test_a_pattern_of_many_stars_is_no_trap() -> None:
-    assert not matches("/".join("a" * 40), "/".join(["**", "a"] * 20 + ["b"]))
 
 
 # ---------------------------------------------------------------------- the shell itself

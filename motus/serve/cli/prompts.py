@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from motus.errors import ProtocolError
-from motus.serve.cli.text import json_text, visible
-from motus.serve.wire import decode_json
+from motus.serve.cli.text import json_text, unhidden, visible
+from motus.serve.strict_json import decode_json
 
 __all__ = [
     "Approval",
@@ -206,11 +206,11 @@ def _number(labels: list[str], word: str) -> int | None:
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
     for key, value in fields.items():
         if isinstance(value, str) and "\n" in value:
-            yield f"  {_one_line(key)}:"
+            yield unhidden(f"  {_one_line(key)}:")
             for line in visible(value).split("\n"):
-                yield f"    | {line}"
+                yield unhidden(f"    | {line}")
         else:
-            yield f"  {_one_line(key)}: {json_text(value)}"
+            yield unhidden(f"  {_one_line(key)}: {json_text(value)}")
 
 
 def _one_line(text: str) -> str:

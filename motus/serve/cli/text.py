@@ -11,15 +11,26 @@ import json
 import re
 from typing import Any
 
-__all__ = ["json_text", "visible", "without_nulls"]
+__all__ = ["json_text", "unhidden", "visible", "without_nulls"]
 
 # Control characters but tab and newline, the marks that reorder text, and lone surrogates.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What nobody sees: soft hyphens, spaces without width, joiners, marks of direction, tags. In a text
+# they are harmless and wanted by some scripts; two paths may differ by nothing else.
+_HIDDEN = re.compile(
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028\u2029\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
 
 
 def visible(text: str) -> str:
     """The text with every character that would do something to a terminal written out."""
     return _UNFIT.sub(_written_out, text.replace("\r\n", "\n"))
+
+
+def unhidden(text: str) -> str:
+    """Visible text in which the characters are written out too that take no room."""
+    return _HIDDEN.sub(_written_out, text)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -39,4 +50,6 @@ def without_nulls(value: Any) -> Any:
 
 def _written_out(found: re.Match[str]) -> str:
     code = ord(found[0])
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from itertools import islice
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from motus.tools.directory import Directory
+from motus.tools.directory import Directory, check_size
 
 __all__ = ["FileTools"]
 
@@ -32,20 +34,22 @@ class FileTools:
 
         At most 2000 lines are read at once, and the first 2000 characters of each.
         """
-        text = _text(self._files.read(path), path, errors="replace")
-        if not text:
-            return "[the file is empty]"
+        data = self._files.read(path)
+        _check_text(data, path)
         # At line feeds alone, as the searches count: there are other characters that end lines.
-        lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-        if offset > len(lines):
-            raise ValueError(f"{path} has {len(lines)} lines: there is no line {offset}")
-        shown = lines[offset - 1 : offset - 1 + limit]
+        count = data.count(b"\n") + (data[-1:] not in {b"", b"\n"})
+        if count == 0:
+            return "[the file is empty]"
+        if offset > count:
+            raise ValueError(f"{path} has {count} lines: there is no line {offset}")
+        # Only those that are shown are made: there may be millions, in many calls at once.
+        shown = [_shown(line) for line in islice(BytesIO(data), offset - 1, offset - 1 + limit)]
         numbered = [f"{n:6d}\t{line[:MAX_LINE]}" for n, line in enumerate(shown, offset)]
         if any(len(line) > MAX_LINE for line in shown):
             numbered.append(f"[lines of more than {MAX_LINE} characters are cut]")
         last = offset - 1 + len(shown)
-        if last < len(lines):
-            numbered.append(f"[{len(lines) - last} more lines: continue with offset={last + 1}]")
+        if last < count:
+            numbered.append(f"[{count - last} more lines: continue with offset={last + 1}]")
         return "\n".join(numbered)
 
     def write_file(
@@ -75,10 +79,8 @@ class FileTools:
 
         def change(data: bytes) -> bytes:
             nonlocal count
-            text, old, new = _text(data, path, errors="strict"), old_string, new_string
-            if "\r\n" in text and "\r" not in old:
-                # The model has been shown the lines without.
-                old, new = old.replace("\n", "\r\n"), new.replace("\n", "\r\n")
+            text = _text(data, path)
+            old, new = _for_lines_of(text, old_string, new_string)
             count = text.count(old)
             if count == 0:
                 raise ValueError(f"old_string is not in {path}: read the file and copy it exactly")
@@ -87,16 +89,44 @@ class FileTools:
                     f"old_string is {count} times in {path}: give more of the text around it, "
                     "or set replace_all"
                 )
+            # Before it is made: a long text in a hundred thousand places is more than fits.
+            check_size(len(text) + count * (len(new) - len(old)))
             return text.replace(old, new).encode()
 
         self._files.edit(path, change)
         return f"Replaced {count} {'place' if count == 1 else 'places'} in {path}"
 
 
-def _text(data: bytes, path: str, errors: str) -> str:
+def _for_lines_of(text: str, old: str, new: str) -> tuple[str, str]:
+    """Both as they are in a text whose lines may end in CR LF: the model is shown the lines
+    without, and the text is to keep its kind of line.
+    """
+    if "\r" in old:
+        return old, new
+    long_old = old.replace("\n", "\r\n")
+    long_new = new if "\r" in new else new.replace("\n", "\r\n")
+    if old != long_old:
+        is_long = old not in text and long_old in text
+    else:
+        is_long = 2 * text.count("\r\n") > text.count("\n")
+    return (long_old, long_new) if is_long else (old, new)
+
+
+def _shown(line: bytes) -> str:
+    """A line without its end, and without most of what is too much of it."""
+    # A character has at most four bytes.
+    whole = line.removesuffix(b"\n").removesuffix(b"\r")
+    return whole[: 4 * (MAX_LINE + 1)].decode(errors="replace")
+
+
+def _check_text(data: bytes, path: str) -> None:
     if b"\0" in data[:8192]:
         raise ValueError(f"{path} is not a text file")
+
+
+def _text(data: bytes, path: str) -> str:
+    _check_text(data, path)
     try:
-        return data.decode(errors=errors)
+        return data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 (byte {error.start})") from None

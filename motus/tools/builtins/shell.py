@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from motus.tools.builtins import search_program
+from motus.tools.processes import one_process
 from motus.tools.sandbox import LocalShell
 
 __all__ = ["MAX_OUTPUT", "SearchTools", "ShellTools"]
@@ -38,14 +39,15 @@ class ShellTools:
         Each command has a shell of its own that begins in the working directory. What it leaves
         running in the background is ended with it. Output beyond 30000 characters is cut.
         """
-        done = await self._shell.run(
-            # Without `--`, a command that begins with a dash would be options of the shell.
-            *(self._shell.shell, "-c", "--", command),
-            timeout=timeout / 1000,
-            # Characters have at most four bytes; what is not UTF-8 makes one of each.
-            max_output=4 * MAX_OUTPUT,
-            merged=True,
-        )
+        async with one_process():
+            done = await self._shell.run(
+                # Without `--`, a command that begins with a dash would be options of the shell.
+                *(self._shell.shell, "-c", "--", command),
+                timeout=timeout / 1000,
+                # Characters have at most four bytes; what is not UTF-8 makes one of each.
+                max_output=4 * MAX_OUTPUT,
+                merged=True,
+            )
         output = _cut(done.stdout.decode(errors="replace"), done.omitted)
         if done.exit_code is None:
             raise TimeoutError(
@@ -118,23 +120,27 @@ class SearchTools:
 
     async def _search(self, *, path: str, **request: Any) -> str:
         files = self._shell.files
-        request |= {"start": files.locate(path), "home": files.home}
-        done = await self._shell.run(
-            *(sys.executable, "-I", "-S", str(Path(search_program.__file__))),
-            input=json.dumps(request),
-            timeout=SEARCH_TIMEOUT,
-        )
+        async with one_process():
+            with files.opened(path) as (descriptor, start):
+                request |= {"descriptor": descriptor, "start": start, "home": files.home}
+                done = await self._shell.run(
+                    *(sys.executable, "-I", "-S", str(Path(search_program.__file__))),
+                    input=json.dumps({**request, "max_output": MAX_OUTPUT}),
+                    timeout=SEARCH_TIMEOUT,
+                    pass_fds=[descriptor],
+                )
         if done.exit_code is None:
             raise TimeoutError(
                 f"the search took more than {SEARCH_TIMEOUT:g} s: use a simpler pattern, "
                 "or look in fewer files"
             )
         if done.exit_code:
-            raise RuntimeError(f"the search failed: {done.stderr.decode(errors='replace')[-500:]}")
+            how = "exit code" if done.exit_code > 0 else "killed by signal"
+            raise RuntimeError(f"the search failed ({how} {abs(done.exit_code)})")
         answer = json.loads(done.stdout)
         if "error" in answer:
             raise ValueError(answer["error"])
-        return _cut(answer["result"])
+        return _cut(answer["result"], answer["omitted"])
 
 
 def _cut(text: str, omitted: int = 0) -> str:

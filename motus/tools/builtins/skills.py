@@ -35,8 +35,8 @@ class Skill:
 def find_skills(directory: str | os.PathLike[str]) -> list[Skill]:
     """The skills in the directories of a directory, by name.
 
-    Raises `ValueError` where a `SKILL.md` begins with YAML that is none, or two skills have the
-    same name, and `OSError` if the directory is not there.
+    Raises `ValueError` where a `SKILL.md` is no text, or begins with YAML that is none, or two
+    skills have the same name, and `OSError` if the directory is not there.
     """
     skills: dict[str, Skill] = {}
     for path in sorted(Path(directory).iterdir()):
@@ -72,7 +72,10 @@ def skill_tool(skills: list[Skill]) -> Tool:
 def _read(file: Path) -> Skill:
     if file.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{file} is larger than {_MAX_BYTES} bytes")
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8 (byte {error.start})") from error
     found = _FRONT_MATTER.match(text)
     head: Any = None
     if found:
@@ -82,8 +85,16 @@ def _read(file: Path) -> Skill:
             raise ValueError(f"{file} does not begin with valid YAML: {error}") from error
     head = head if isinstance(head, Mapping) else {}
     return Skill(
-        str(head.get("name") or file.parent.name),
-        str(head.get("description") or "").strip(),
+        _text(head, "name", file) or file.parent.name,
+        _text(head, "description", file),
         file.parent.resolve(),
         text[found.end() :].strip() if found else text.strip(),
     )
+
+
+def _text(head: Mapping[str, Any], key: str, file: Path) -> str:
+    value = head.get(key)
+    # Parts of YAML may stand for each other: a few lines of it make a list of any length.
+    if isinstance(value, list | Mapping):
+        raise ValueError(f"{file}: {key} must be a text")  # noqa: TRY004  # it is the file that is wrong
+    return "" if value is None else str(value).strip()
