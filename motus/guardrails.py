@@ -163,8 +163,12 @@ def _by_name(
 
 
 async def _call_on_value(guardrail: Guardrail, agent: Any, value: Any) -> Any:
-    parameters = inspect.signature(guardrail).parameters
-    keywords = {"agent": agent} if "agent" in parameters else {}
+    try:
+        wants_agent = "agent" in inspect.signature(guardrail).parameters
+    except ValueError:
+        # Some built-in functions and types have none that can be looked at.
+        wants_agent = False
+    keywords = {"agent": agent} if wants_agent else {}
     return await _finished(guardrail(value, **keywords))
 
 

@@ -78,6 +78,8 @@ async def test_only_those_that_ask_for_the_agent_get_it() -> None:
     result = await run_guardrails([asks, Asks(), any_keywords], "x", agent=agent)
     assert result == ["x", agent, agent]
     assert await run_guardrails([partial(asks, agent=1)], "x", agent=2) == ["x", 2]
+    # Of which Python knows no parameters.
+    assert await run_guardrails([str], 5, agent=agent) == "5"
 
 
 async def test_what_is_raised_ends_it() -> None:

@@ -77,6 +77,14 @@ def test_the_representation_shows_no_pictures() -> None:
     assert "base64_image=None" in repr(ChatMessage("user"))
 
 
+def test_the_representation_shows_no_signatures() -> None:
+    details = [{"type": "thinking", "thinking": "Hm.", "signature": "EqQB" * 1000}]
+    completion = ChatCompletion("1", "m", reasoning_details=details)
+    for shown in (repr(completion), repr(completion.to_message())):
+        assert "'thinking': 'Hm.'" in shown
+        assert len(shown) < 500
+
+
 def test_json_has_nine_keys_or_those_that_are_set() -> None:
     message = ChatMessage.from_tool_calls([CALL])
     call = {

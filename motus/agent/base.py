@@ -16,11 +16,10 @@ import attrs
 from typing_extensions import TypeVar
 
 from motus.agent.conversation import closing_messages, with_calls_closed
+from motus.agent.deadline import Deadline
 from motus.agent.names import variable_of
 from motus.agent.outcomes import guard_value
 from motus.agent.turns import Turns
-from motus.agent.usage import UsageMeter
-from motus.errors import TaskCancelledError
 from motus.guardrails import Guardrail, run_guardrails
 from motus.memory.base import BaseMemory
 from motus.memory.basic import BasicMemory
@@ -29,11 +28,13 @@ from motus.memory.windows import known_context_window
 from motus.messages import ChatMessage, ToolCall, ToolDefinition
 from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
 from motus.models.pricing import cost
+from motus.models.usage import Counter, UsageMeter, counters
 from motus.runtime.agent_task import AgentTaskDefinition
 from motus.runtime.current import current
 from motus.runtime.future import AgentFuture
 from motus.runtime.policy import TaskSpec
 from motus.runtime.types import AGENT_CALL
+from motus.serve.interrupt import clocks
 from motus.tools import DictTools, Tool, normalize_tools
 from motus.tools.agent_tool import AgentTool, specialists_of_run
 
@@ -59,8 +60,9 @@ class AgentBase(ABC, Generic[T]):
     parallel. A run that fails, is cancelled or runs out of time leaves a conversation in which
     every tool call has a result, so that the next call goes on from there.
 
-    `timeout` is for the whole run, in seconds. `memory` is used instead of one of `memory_type`.
-    The name is that of the caller's variable unless it is given.
+    `timeout` is for the whole run, in seconds, without those in which a human was asked. `memory`
+    is used instead of one of `memory_type`. The name is that of the caller's variable unless it is
+    given.
     """
 
     def __init__(
@@ -87,8 +89,8 @@ class AgentBase(ABC, Generic[T]):
         self._name = name
         self._response_format = response_format
         self._timeout = timeout
-        self._input_guardrails = list(input_guardrails or ())
-        self._output_guardrails = list(output_guardrails or ())
+        self._input_guardrails = _functions("input_guardrails", input_guardrails)
+        self._output_guardrails = _functions("output_guardrails", output_guardrails)
         self._reasoning = reasoning
         self._cache_policy = CachePolicy(cache_policy)
         self._memory = memory if memory is not None else _new_memory(memory_type)
@@ -98,9 +100,12 @@ class AgentBase(ABC, Generic[T]):
         self._tools: DictTools | None = None
         self.tools = tools
         self.max_steps = max_steps
-        self._meter = UsageMeter(self._price)
+        self._meter = UsageMeter(cost)
         self._turns = Turns()
         self._call: AgentTaskDefinition[AgentFuture[T]] | None = None
+        # How often the conversation was forgotten, and how far the run has come.
+        self._resets = 0
+        self._steps_completed = 0
 
     # ------------------------------------------------------------------ what it is
 
@@ -225,33 +230,40 @@ class AgentBase(ABC, Generic[T]):
 
     async def compact_memory(self, **options: Any) -> str | None:
         """Compact the conversation now; the summary, if the memory makes one."""
+        token = counters.set(self._counting())
         try:
             return await self._memory.compact(**options)
         finally:
-            self._meter_memory()
+            counters.reset(token)
 
     def clear_messages(self) -> None:
-        """Forget the conversation, and nothing else."""
+        """Forget the conversation, and nothing else; a run that goes on meanwhile fails."""
+        self._resets += 1
         self._memory.clear_messages()
 
     def reset(self) -> None:
-        """Begin anew with the same configuration; `usage` and `cost` go on counting."""
+        """Begin anew with the same configuration; `usage` and `cost` go on counting.
+
+        A run that goes on meanwhile fails: what it would go on with is forgotten.
+        """
+        self._resets += 1
         self._memory.reset()
 
     # ------------------------------------------------------------------ what it has used
 
     @property
     def usage(self) -> dict[str, float]:
-        """Tokens of every model call of this agent, its memory's too, under both namings."""
+        """Tokens of every model call in its runs, by token name, under both namings.
+
+        Those of its memory, and of the specialists and tools that it has called, are among them.
+        """
         return self._meter.totals
 
     @property
     def cost(self) -> float | None:
         """The same in US dollars; None if the price of a model is not known."""
-        return None if self._price(self._model_name, {}) is None else self._meter.cost
-
-    def _price(self, model: str, usage: Mapping[str, Any]) -> float | None:
-        return cost(model, usage, getattr(self._client, "provider", None))
+        provider = getattr(self._client, "provider", None)
+        return None if cost(self._model_name, {}, provider) is None else self._meter.cost
 
     @property
     def context_window_usage(self) -> dict[str, Any]:
@@ -275,9 +287,10 @@ class AgentBase(ABC, Generic[T]):
             trace["cost_usd"] = self.cost
         return trace
 
-    def _meter_memory(self) -> None:
-        for model, usage in self._memory.take_usage():
-            self._meter.add(model, usage)
+    def _counting(self) -> tuple[Counter, ...]:
+        """Who counts what this agent uses: it itself, and whoever has called it."""
+        mine, above = self._meter.add, counters.get()
+        return above if mine in above else (*above, mine)
 
     # ------------------------------------------------------------------ copies
 
@@ -294,7 +307,7 @@ class AgentBase(ABC, Generic[T]):
         self.tools = self._tools
         self._input_guardrails = self._input_guardrails.copy()
         self._output_guardrails = self._output_guardrails.copy()
-        self._meter = UsageMeter(self._price)
+        self._meter = UsageMeter(cost)
         self._turns = Turns()
         self._call = None
 
@@ -340,38 +353,40 @@ class AgentBase(ABC, Generic[T]):
 
     async def _perform(self, prompt: Prompt = None, **kwargs: Any) -> T:
         """The body of an `agent_call` task."""
-        await self._turns.take(current.get())
+        task = current.get()
+        await self._turns.take(task)
+        self._steps_completed = 0
         # Of this task's own context, and of all below it.
         specialists_of_run.set({})
-        started = anyio.current_time()
-        limit = self._timeout
-        with anyio.CancelScope(
-            deadline=started + limit if limit is not None else float("inf")
-        ) as scope:
-            try:
-                return await self._guarded(prompt, kwargs)
-            except BaseException:
-                await self._close_conversation()
-                raise
-            finally:
-                self._meter_memory()
-        assert scope.cancelled_caught
-        seconds = anyio.current_time() - started
+        counters.set(self._counting())
+        if self._timeout is None:
+            return await self._settled(prompt, kwargs)
+        deadline = Deadline(self._timeout, task.af_runtime)
+        clocks.set((*clocks.get(), deadline))
+        with deadline.scope:
+            return await self._settled(prompt, kwargs)
         raise TimeoutError(
-            f"Agent timed out after {seconds:.1f}s "
-            f"(limit: {limit}s, steps completed: {self._steps_completed()})"
+            f"Agent timed out after {deadline.elapsed:.1f}s "
+            f"(limit: {self._timeout}s, steps completed: {self._steps_completed})"
         )
 
-    async def _guarded(self, prompt: Prompt, kwargs: dict[str, Any]) -> T:
-        await self._connect_tools()
-        if self._input_guardrails and prompt is not None:
-            prompt = await self._guard_prompt(prompt)
-        return await self._answered(await self._run(prompt, **kwargs))
+    async def _settled(self, prompt: Prompt, kwargs: dict[str, Any]) -> T:
+        resets = self._resets
+        try:
+            if self._input_guardrails and prompt is not None:
+                prompt = await self._guard_prompt(prompt)
+            return await self._answered(await self._run(prompt, **kwargs))
+        except BaseException:
+            await self._close_conversation()
+            raise
+        finally:
+            if self._resets != resets:
+                # What was on its way into the memory belongs to what is forgotten.
+                self._memory.clear_messages()
 
-    async def _guard_prompt(self, prompt: str | ChatMessage) -> str | ChatMessage:
-        if isinstance(prompt, str):
-            checked: str = await run_guardrails(self._input_guardrails, prompt, agent=self)
-            return checked
+    async def _guard_prompt(self, prompt: Any) -> Any:
+        if not isinstance(prompt, ChatMessage):
+            return await run_guardrails(self._input_guardrails, prompt, agent=self)
         if prompt.content is None:
             return prompt
         content = await run_guardrails(self._input_guardrails, prompt.content, agent=self)
@@ -384,10 +399,6 @@ class AgentBase(ABC, Generic[T]):
     async def _answered(self, answer: T) -> T:
         """What `_run` returned, after the output guardrails."""
         return await guard_value(self._output_guardrails, answer, self)
-
-    def _steps_completed(self) -> int:
-        """Of the run that has been stopped."""
-        return 0
 
     async def _close_conversation(self, results: Mapping[str, str] | None = None) -> None:
         """Give every open call a result: that in `results`, by its id, or an error."""
@@ -418,7 +429,8 @@ class AgentBase(ABC, Generic[T]):
             answer = await call
         except BaseException:
             if call.af_cancel():
-                with anyio.CancelScope(shield=True), contextlib.suppress(TaskCancelledError):
+                # Whatever it ends with: what stopped this turn is what is raised.
+                with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
                     await call
             raise
         said = agent.get_last_assistant_message()
@@ -429,9 +441,6 @@ class AgentBase(ABC, Generic[T]):
 
     # ------------------------------------------------------------------ tools with connections
 
-    async def _connect_tools(self) -> None:
-        """Connect what the tools need, if they have not been."""
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -441,14 +450,29 @@ class AgentBase(ABC, Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the connections that the tools own."""
-        for session in self._all_tools.owned_sessions:
-            closed = session.aclose()
-            if inspect.isawaitable(closed):
-                await closed
+        """Close the connections that the tools own, all of them, whatever one of them raises."""
+        async with contextlib.AsyncExitStack() as stack:
+            for session in self._all_tools.owned_sessions:
+                stack.push_async_callback(_closed, session)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} '{self._name or '?'}' of {self._model_name}>"
+
+
+async def _closed(session: Any) -> None:
+    closing = session.aclose()
+    if inspect.isawaitable(closing):
+        await closing
+
+
+def _functions(name: str, given: Iterable[Guardrail] | None) -> list[Guardrail]:
+    if callable(given):
+        raise TypeError(f"{name} must be a list of functions: put {given!r:.80} into one")
+    functions = list(given or ())
+    for one in functions:
+        if not callable(one):
+            raise TypeError(f"{name} must be a list of functions, not {one!r:.80}")
+    return functions
 
 
 def _new_memory(kind: str) -> BaseMemory:

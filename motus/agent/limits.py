@@ -34,8 +34,9 @@ class UsageLimits:
     """Limits for each run of an agent: tokens, cost in US dollars, tool calls.
 
     A run that has reached one and would go on ends with `UsageLimitExceeded`; an answer that has
-    arrived is still given. A model without a known price cannot be held to a `cost`: its run ends
-    after the first reply, unless that is the answer.
+    arrived is still given. What specialists and tools use counts too, and once a limit is reached
+    each of them is stopped by its next reply. A model without a known price cannot be held to a
+    `cost`: its run ends after the first reply, unless that is the answer.
     """
 
     tokens: int | None = attrs.field(default=None, validator=_positive)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -30,7 +31,9 @@ from motus.guardrails import Guardrail
 from motus.memory.base import BaseMemory
 from motus.messages import ChatCompletion, ChatMessage, ToolCall
 from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
-from motus.models.errors import StructuredOutputError
+from motus.models.errors import ModelContextOverflowError, StructuredOutputError
+from motus.models.pricing import cost
+from motus.models.usage import ModelUse, counters
 from motus.runtime.future import AgentFuture
 from motus.tools.results import encode_error
 
@@ -89,12 +92,21 @@ class ReActAgent(AgentBase[T]):
             reasoning=reasoning,
             cache_policy=cache_policy,
         )
+        if step_callback is not None and not callable(step_callback):
+            raise TypeError(f"step_callback must be a function, not {step_callback!r:.80}")
         self._step_callback = step_callback
         self._usage_limits = usage_limits
-        self._machine: StepMachine | None = None
 
     async def _run(self, user_prompt: Any = None, **kwargs: Any) -> T:
-        machine = self._machine = StepMachine(self.max_steps, self._usage_limits)
+        if kwargs:
+            raise TypeError(
+                f"a call of a ReActAgent takes a prompt and nothing else, not {', '.join(kwargs)}: "
+                "the rest is said when the agent is made"
+            )
+        limits = self._usage_limits
+        machine = StepMachine(self.max_steps, limits)
+        if limits is not None:
+            counters.set((*counters.get(), partial(_hold_to, limits, machine)))
         message = _as_message(user_prompt)
         # What came in by hand may have been left open.
         await self._memory.add_last_messages(closing_messages(self._memory.messages))
@@ -105,9 +117,13 @@ class ReActAgent(AgentBase[T]):
             raise
 
     async def _carry_out(self, machine: StepMachine, todo: list[Instruction]) -> T:
+        resets = self._resets
         while True:
+            self._steps_completed = machine.steps_completed
             following: list[Instruction] = []
             for instruction in todo:
+                if self._resets != resets:
+                    raise RuntimeError("the conversation was reset while the agent was running")
                 match instruction:
                     case AddMessages(messages):
                         for message in messages:
@@ -130,11 +146,33 @@ class ReActAgent(AgentBase[T]):
         # The guardrails have seen it already, before it was remembered.
         return answer
 
-    def _steps_completed(self) -> int:
-        return self._machine.steps_completed if self._machine is not None else 0
-
     async def _reply(self, machine: StepMachine) -> list[Instruction]:
-        call = model_serve_task(
+        try:
+            return machine.model_replied(await self._completion())
+        except StructuredOutputError as error:
+            said = attrs.evolve(error.completion, tool_calls=None)
+            machine.model_replied(said)
+            return machine.reply_rejected(said, error)
+
+    async def _completion(self) -> ChatCompletion:
+        """The model's reply; a conversation that is too long for the model is compacted, once."""
+        try:
+            return await self._model_call()
+        except ModelContextOverflowError:
+            if await self._memory.compact() is None:
+                raise
+        try:
+            return await self._model_call()
+        except ModelContextOverflowError as error:
+            raise ModelContextOverflowError(
+                f"{error} (also after the conversation was compacted: what has to stay of it, the "
+                "last request or step with the system prompt and the tools, is too long by itself)",
+                provider=error.provider,
+                status=error.status,
+            ) from error
+
+    def _model_call(self) -> AgentFuture[ChatCompletion]:
+        return model_serve_task(
             self._client,
             self._model_name,
             self._memory.get_context(),
@@ -143,20 +181,6 @@ class ReActAgent(AgentBase[T]):
             self._reasoning,
             self._cache_policy,
         )
-        try:
-            completion = await call
-        except StructuredOutputError as error:
-            used = self._count(error.completion)
-            machine.model_replied(attrs.evolve(error.completion, tool_calls=None), *used)
-            return machine.reply_rejected(error.completion, error)
-        return machine.model_replied(completion, *self._count(completion))
-
-    def _count(self, completion: ChatCompletion) -> tuple[int, float | None]:
-        tokens = self._meter.add(self._model_name, completion.usage)
-        limits = self._usage_limits
-        if limits is None or limits.cost is None:
-            return tokens, 0.0
-        return tokens, self._price(self._model_name, completion.usage)
 
     async def _show(self, content: str | None, calls: list[ToolCall]) -> None:
         if self._step_callback is not None:
@@ -176,10 +200,10 @@ class ReActAgent(AgentBase[T]):
             for index, future in enumerate(futures):
                 following += machine.tool_finished(index, await _result(future))
         except BaseException:
-            # What has come of the others is worth keeping.
-            for later in range(index + 1, len(futures)):
-                if futures[later].af_done() and not futures[later].af_cancelled():
-                    machine.tool_finished(later, _known_result(futures[later]))
+            # What has come of the others is worth keeping; what has not is not waited for.
+            for later, future in enumerate(futures[index:], index):
+                if not future.af_cancel() and (result := _known_result(future)) is not None:
+                    machine.tool_finished(later, result)
             raise
         return following
 
@@ -194,8 +218,16 @@ class ReActAgent(AgentBase[T]):
                 return machine.reply_rejected(completion, error)
         checked = await guard_value(self._output_guardrails, answer, self)
         if checked is not answer:
-            reply = attrs.evolve(reply, content=as_text(checked))
+            # Without what the model has thought, and its provider's own form of the reply: what
+            # was taken out is in them too.
+            reply = ChatMessage.assistant_message(as_text(checked))
         return machine.reply_accepted(reply, checked)
+
+
+def _hold_to(limits: UsageLimits, machine: StepMachine, use: ModelUse) -> Exception | None:
+    """Tell the machine what has been used."""
+    priced = limits.cost is not None
+    return machine.consumed(use.tokens, cost(use.model, use.usage, use.provider) if priced else 0.0)
 
 
 async def _result(future: AgentFuture[str]) -> str:
@@ -208,11 +240,16 @@ async def _result(future: AgentFuture[str]) -> str:
         return encode_error(error)
 
 
-def _known_result(future: AgentFuture[str]) -> str:
+def _known_result(future: AgentFuture[str]) -> str | None:
+    """What a call that is done has come to; None if it was stopped, or stops the run itself."""
     try:
         return future.af_result()
+    except TaskCancelledError:
+        return None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
         return encode_error(error)
+    except BaseException:  # noqa: BLE001 - no cancellation: an error that the run ends with anyway
+        return None
 
 
 def _as_message(prompt: Any) -> ChatMessage | None:

@@ -133,14 +133,23 @@ class StepMachine:
         self._expect(State.NEW, "started")
         return [*([AddMessages([prompt])] if prompt is not None else []), *self._next_step()]
 
-    def model_replied(
-        self, completion: ChatCompletion, tokens: int = 0, cost: float | None = 0.0
-    ) -> list[Instruction]:
-        """The model has replied, and that has used so much, in all model calls of the step."""
-        self._expect(State.CALLING, "model_replied")
-        calls = completion.tool_calls or []
+    def consumed(self, tokens: int, cost: float | None) -> UsageLimitExceeded | None:
+        """A model call, the run's own or one below it, has used so much; None is not known.
+
+        Returns an error for what runs below this run, if that has reached a limit: whatever it
+        does from now on would be in vain.
+        """
         self._tokens += tokens
         self._cost = None if cost is None or self._cost is None else self._cost + cost
+        if self.state is not State.ACTING or self._limits is None:
+            return None
+        problem = self._limits.problem(self.used)
+        return _limit_error(problem) if problem is not None else None
+
+    def model_replied(self, completion: ChatCompletion) -> list[Instruction]:
+        """The model has replied."""
+        self._expect(State.CALLING, "model_replied")
+        calls = completion.tool_calls or []
         self._tool_calls += len(calls)
         if not calls:
             self.state = State.CHECKING
@@ -222,4 +231,8 @@ class StepMachine:
 
 
 def _exceeded(problem: str) -> Fail:
-    return Fail(UsageLimitExceeded(f"Agent stopped at a usage limit: {problem}"))
+    return Fail(_limit_error(problem))
+
+
+def _limit_error(problem: str) -> UsageLimitExceeded:
+    return UsageLimitExceeded(f"Agent stopped at a usage limit: {problem}")

@@ -9,6 +9,8 @@ from typing import Any
 
 from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
 from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
+from motus.models.errors import StructuredOutputError
+from motus.models.usage import count_usage
 from motus.runtime.agent_task import agent_task
 from motus.runtime.types import MODEL_CALL
 from motus.tools.base import Tool
@@ -28,17 +30,27 @@ async def model_serve_task(
 ) -> ChatCompletion:
     """Send a conversation to a model: a `model_call` task, whose future is the completion.
 
-    `response_format` None asks for text. Raises what the client does; cancelling the task closes
-    the client's connection.
+    `response_format` None asks for text. What it uses is counted for the agents in whose runs it
+    is called. Raises what the client does, and `UsageLimitExceeded` below an agent that has reached
+    a limit; cancelling the task closes the client's connection.
     """
     if isinstance(tools, Mapping):
         tools = [tool.definition() for tool in tools.values()]
     options: dict[str, Any] = {"reasoning": reasoning}
     if _takes_cache_policy(type(client)):
         options["cache_policy"] = cache_policy
-    if response_format is None:
-        return await client.create(model, messages, tools or None, **options)
-    return await client.parse(model, messages, response_format, tools or None, **options)
+    try:
+        if response_format is None:
+            completion = await client.create(model, messages, tools or None, **options)
+        else:
+            completion = await client.parse(
+                model, messages, response_format, tools or None, **options
+            )
+    except StructuredOutputError as error:
+        count_usage(client, model, error.completion.usage)
+        raise
+    count_usage(client, model, completion.usage)
+    return completion
 
 
 @cache

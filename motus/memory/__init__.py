@@ -3,7 +3,8 @@
 from motus.memory.base import BaseMemory
 from motus.memory.basic import BasicMemory
 from motus.memory.boundary import CompactionPlan, plan_compaction
-from motus.memory.compaction import CompactionBase, CompactionMemory, CompactionMemoryConfig
+from motus.memory.compaction import CompactionMemory, CompactionMemoryConfig
+from motus.memory.compaction_base import CompactionBase
 from motus.memory.log import ConversationLogStore, LocalConversationLogStore
 from motus.memory.state import CompactionSessionState, SessionState
 

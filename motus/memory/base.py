@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 import attrs
 
+from motus.memory.state import SessionState
 from motus.memory.tokens import estimate_tokens, truncate
 from motus.messages import ChatMessage
 from motus.models.base import BaseChatClient
@@ -47,7 +48,6 @@ class BaseMemory(ABC):
         self._tool_result_truncation_suffix = tool_result_truncation_suffix
         self._enable_memory_tools = enable_memory_tools
         self._is_settling = False
-        self._usage_by_model: list[tuple[str, dict[str, Any]]] = []
 
     # ------------------------------------------------------------------ the conversation
 
@@ -87,8 +87,12 @@ class BaseMemory(ABC):
             )
             if cut is not message.content:
                 message = attrs.evolve(message, content=cut)
+        self._record_message(message)
         self._messages.append(message)
         self._add_trace_event(message)
+
+    def _record_message(self, message: ChatMessage) -> None:  # noqa: B027 - most keep no record
+        """Called before a message is added; what this raises keeps it out."""
 
     def clear_messages(self) -> None:
         """Forget the messages, and nothing else."""
@@ -139,11 +143,6 @@ class BaseMemory(ABC):
     async def _auto_compact(self) -> None:  # noqa: B027 - most memories need not
         """Called after each message: compact if it is time."""
 
-    def take_usage(self) -> list[tuple[str, dict[str, Any]]]:
-        """Model names and token counts of the memory's own model calls since the last time."""
-        taken, self._usage_by_model = self._usage_by_model, []
-        return taken
-
     # ------------------------------------------------------------------ life
 
     @abstractmethod
@@ -163,8 +162,13 @@ class BaseMemory(ABC):
         """Called on the copy: give up everything that it shares and must not."""
         self._messages = copy.deepcopy(self._messages)
         self._trace_log = self._trace_log.copy()
-        self._usage_by_model = []
         self._is_settling = False
+
+    # ------------------------------------------------------------------ state
+
+    def get_session_state(self) -> SessionState:
+        """What the memory is now, to be kept somewhere."""
+        return SessionState(self.messages, self._system_prompt)
 
     # ------------------------------------------------------------------ trace
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from motus.memory.base import BaseMemory
+from motus.memory.state import SessionState
 
 __all__ = ["BasicMemory"]
 
@@ -22,3 +23,11 @@ class BasicMemory(BaseMemory):
         self._messages.clear()
         self._trace_log.clear()
         return {"messages": count}
+
+    @classmethod
+    def restore(cls, state: SessionState, **options: Any) -> Self:
+        """The memory that the state was taken of; the options are those of the constructor."""
+        memory = cls(**options)
+        memory.set_system_prompt(state.system_prompt)
+        memory._messages = state.messages.copy()
+        return memory

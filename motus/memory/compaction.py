@@ -6,32 +6,42 @@ import inspect
 import json
 import os
 import uuid
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from functools import partial
+from typing import Any, Final, Self
 
 import attrs
 
-from motus.memory.base import MAX_TOOL_RESULT_TOKENS, TRUNCATION_SUFFIX, BaseMemory, now
-from motus.memory.boundary import CompactionPlan, apply_plan, plan_compaction
+from motus.memory.base import MAX_TOOL_RESULT_TOKENS, TRUNCATION_SUFFIX, now
+from motus.memory.boundary import CompactionPlan, apply_plan
+from motus.memory.compaction_base import CompactionBase
 from motus.memory.log import DEFAULT_LOG_PATH, ConversationLogStore, LocalConversationLogStore
-from motus.memory.state import CompactionSessionState
+from motus.memory.state import CompactionSessionState, SessionState
 from motus.memory.summary import summary_request
-from motus.memory.tokens import estimate_text_tokens
+from motus.memory.tokens import estimate_tokens
 from motus.memory.windows import known_context_window
 from motus.messages import ChatCompletion, ChatMessage, message_from_json, message_to_json
 from motus.models.base import BaseChatClient
+from motus.models.errors import ModelContextOverflowError, ModelServerError
+from motus.models.usage import count_usage
 from motus.runtime.agent_task import agent_task
 from motus.runtime.types import MODEL_CALL
 
 __all__ = [
     "CompactFunction",
-    "CompactionBase",
     "CompactionMemory",
     "CompactionMemoryConfig",
 ]
 
 CompactFunction = Callable[[list[ChatMessage], str], str | Awaitable[str]]
+
+# The material for a summary may take so much of the window of the model that writes it. That is an
+# estimate: where it was wrong, half of that is tried, and so on, so many times in all.
+MATERIAL_SHARE: Final = 0.9
+MATERIAL_ATTEMPTS: Final = 4
+
+# Escapes would take several times the tokens.
+_dumps = partial(json.dumps, ensure_ascii=False)
 
 
 def _share(_: Any, attribute: Any, value: Any) -> None:
@@ -65,105 +75,20 @@ async def summarize_conversation(
     client: BaseChatClient, model: str, messages: list[ChatMessage]
 ) -> ChatCompletion:
     """The model call of a compaction."""
-    return await client.create(model, messages)
-
-
-class CompactionBase(BaseMemory):
-    """A memory that compacts at the boundaries of `motus.memory.boundary`.
-
-    A subclass says when (`token_threshold`) and writes the summary (`summarize`).
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._compaction_count = 0
-        self._counted = 0
-        self._counted_tokens = 0
-
-    @abstractmethod
-    async def summarize(self, messages: list[ChatMessage]) -> str:
-        """The summary that is to stand for these messages."""
-
-    def _append_message(self, message: ChatMessage) -> None:
-        super()._append_message(message)
-        if self._counted == len(self._messages) - 1:
-            self._counted += 1
-            self._counted_tokens += self.estimate_message_tokens(self._messages[-1])
-
-    def estimate_working_memory_tokens(self) -> int:
-        """About how many tokens `get_context` takes."""
-        # Counted along with each message: all of them at every step would be quadratic.
-        if self._counted != len(self._messages):
-            self._counted = len(self._messages)
-            self._counted_tokens = sum(map(self.estimate_message_tokens, self._messages))
-        system = self.construct_system_prompt()
-        return self._counted_tokens + (
-            self.estimate_message_tokens(system) if system.content else 0
-        )
-
-    async def _auto_compact(self) -> None:
-        threshold = self.token_threshold()
-        if threshold is not None and self.estimate_working_memory_tokens() > threshold:
-            await self.compact()
-
-    async def compact(self, **kwargs: Any) -> str | None:
-        """Compact now, at the boundary that the conversation's end allows.
-
-        None if there is none at the moment, or nothing to summarise. When the summary fails or is
-        cancelled the conversation is what it was.
-        """
-        messages = self.messages
-        plan = plan_compaction(messages)
-        if plan is None:
-            return None
-        summary = await self.summarize(messages[: plan.messages_summarized])
-        if self._messages[:1] != messages[:1]:
-            # Reset, or compacted by somebody else, while the summary was written.
-            return None
-        number = self._compaction_count + 1
-        stats = {
-            "messages_compacted": plan.messages_compacted,
-            "messages_replayed": plan.messages_replayed,
-            "summary_tokens": estimate_text_tokens(summary),
-            "compaction_number": number,
-        }
-        self._record_compaction(plan, summary, stats)
-        self._compaction_count = number
-        # Messages that came meanwhile are behind everything the plan speaks of.
-        self._replace(apply_plan(self._messages, plan, summary))
-        self._compacted({**stats, "summary": summary})
-        return summary
-
-    def _replace(self, messages: list[ChatMessage]) -> None:
-        self._messages = messages
-        self._counted = -1
-
-    def _record_compaction(self, plan: CompactionPlan, summary: str, stats: dict[str, Any]) -> None:
-        """Called before the messages are replaced."""
-        self._trace_log.append({"type": "compaction", "timestamp": now(), **stats})
-
-    def _compacted(self, stats: dict[str, Any]) -> None:
-        """Called when they have been."""
-
-    def clear_messages(self) -> None:
-        """Forget the messages, and nothing else."""
-        self._replace([])
-
-    def reset(self) -> dict[str, int]:
-        """Forget the messages, the trace and the count of compactions."""
-        count = len(self._messages)
-        self._replace([])
-        self._trace_log.clear()
-        self._compaction_count = 0
-        return {"messages": count}
+    completion = await client.create(model, messages)
+    count_usage(client, model, completion.usage)
+    return completion
 
 
 class CompactionMemory(CompactionBase):
     """Compacts with a summary that a model writes, or `compact_fn(messages, system_prompt)`.
 
-    The model is the agent's, unless `client` and `model_name` are given. `on_compact` is called
-    after each compaction with a dict: `messages_compacted`, `messages_replayed`, `summary_tokens`,
-    `compaction_number`, `summary`.
+    The model is the agent's, unless `client` and `model_name` are given. `on_compact` is called,
+    and awaited, after each compaction with a dict: `messages_compacted`, `messages_replayed`,
+    `summary_tokens`, `compaction_number`, `summary`.
+
+    When a model fails to write a summary in time, that is logged, and the conversation goes on as
+    it is; the next message tries again.
 
     With a `conversation_log_store`, or a path in the config, everything is also logged, and the
     agent gets two tools to look it up in the log (not with `enable_memory_tools=False`).
@@ -222,32 +147,63 @@ class CompactionMemory(CompactionBase):
         return int(window * self.config.safety_ratio)
 
     async def summarize(self, messages: list[ChatMessage]) -> str:
-        """By `compact_fn`, or by the model. `ValueError` if there is neither, or no summary."""
+        """By `compact_fn`, or by the model; of what is too long for it, the longest texts are cut.
+
+        `ValueError` if there is neither, `TypeError` if the function returns no text, `ModelError`
+        if the model writes no summary.
+        """
         if self._compact_fn is not None:
             written = self._compact_fn(messages, self._system_prompt)
-            return await written if inspect.isawaitable(written) else written
+            summary = await written if inspect.isawaitable(written) else written
+            if not isinstance(summary, str):
+                raise TypeError(f"compact_fn must return a text, not {type(summary).__name__}")
+            return summary
         model = self.config.compact_model_name or self._model_name
         if self._client is None or model is None:
             raise ValueError(
                 "CompactionMemory needs a client and a model_name, or a compact_fn: give it one, "
                 "or give the memory to an agent"
             )
-        request = summary_request(messages, self._system_prompt)
-        completion = await summarize_conversation(self._client, model, request)
-        self._usage_by_model.append((model, completion.usage))
+        completion = await self._summary_call(self._client, model, messages)
         if not completion.content:
-            raise ValueError(f"model {model!r} wrote no summary of the conversation")
+            raise ModelServerError(f"model {model!r} wrote no summary of the conversation")
         return completion.content
 
+    async def _summary_call(
+        self, client: BaseChatClient, model: str, messages: list[ChatMessage]
+    ) -> ChatCompletion:
+        room = int(known_context_window(model, client) * MATERIAL_SHARE)
+        for attempt in range(MATERIAL_ATTEMPTS):
+            request = summary_request(messages, self._system_prompt, room)
+            call = summarize_conversation(client, model, request)
+            try:
+                return await call
+            except ModelContextOverflowError:
+                if attempt == MATERIAL_ATTEMPTS - 1:
+                    raise
+                room = min(room, sum(map(estimate_tokens, request))) // 2
+            finally:
+                # For a wait that was stopped, which by itself stops no task.
+                call.af_cancel()
+        raise AssertionError("the last attempt returns or raises")
+
     def _record_compaction(self, plan: CompactionPlan, summary: str, stats: dict[str, Any]) -> None:
-        super()._record_compaction(plan, summary, stats)
         entry = {**stats, "has_request": plan.has_request, "summary": summary}
         self._log_entry({"type": "compaction", "ts": now(), **entry})
+        super()._record_compaction(plan, summary, stats)
         self._summaries.append({**stats, "summary": summary})
 
-    def _compacted(self, stats: dict[str, Any]) -> None:
+    async def _compacted(self, stats: dict[str, Any]) -> None:
         if self._on_compact is not None:
-            self._on_compact(stats)
+            waiting = self._on_compact(stats)
+            if inspect.isawaitable(waiting):
+                await waiting
+
+    def clear_messages(self) -> None:
+        """Forget the messages, and nothing else; a log keeps them, and restores none of them."""
+        if self._is_log_begun:
+            self._log_entry({"type": "cleared", "ts": now()})
+        super().clear_messages()
 
     def reset(self) -> dict[str, int]:
         """Forget everything but the log, which goes on under a new session id."""
@@ -267,35 +223,35 @@ class CompactionMemory(CompactionBase):
 
     # ------------------------------------------------------------------ the log
 
-    def _append_message(self, message: ChatMessage) -> None:
-        super()._append_message(message)
-        self._log_message(self._messages[-1])
-
-    def _log_message(self, message: ChatMessage) -> None:
-        entry = message_to_json(message, omit_none=True)
-        self._log_entry({"type": "message", "ts": now(), "message": entry})
+    def _record_message(self, message: ChatMessage) -> None:
+        # Before it is in the conversation: a log with holes could not be restored.
+        if self._log_store is not None:
+            entry = message_to_json(message, omit_none=True)
+            self._log_entry({"type": "message", "ts": now(), "message": entry})
 
     def _log_entry(self, entry: dict[str, Any]) -> None:
         if self._log_store is None:
             return
         if not self._is_log_begun:
+            # What another memory has logged in this session before counts no more from here on.
+            self._log_store.append(self._session_id, self._session_meta())
             self._is_log_begun = True
-            config = attrs.asdict(self.config)
-            del config["session_id"], config["log_base_path"]
-            meta = {
-                "type": "session_meta",
-                "ts": now(),
-                "session_id": self._session_id,
-                "parent_session_id": self._parent_session_id,
-                "system_prompt": self._system_prompt,
-                "config": config,
-            }
-            self._log_store.append(self._session_id, meta)
             # A fork begins with messages that are in its parent's log only.
-            known = self._messages[:-1] if entry["type"] == "message" else self._messages
-            for message in known:
-                self._log_message(message)
+            for message in self._messages:
+                self._record_message(message)
         self._log_store.append(self._session_id, entry)
+
+    def _session_meta(self) -> dict[str, Any]:
+        config = attrs.asdict(self.config)
+        del config["session_id"], config["log_base_path"]
+        return {
+            "type": "session_meta",
+            "ts": now(),
+            "session_id": self._session_id,
+            "parent_session_id": self._parent_session_id,
+            "system_prompt": self._system_prompt,
+            "config": config,
+        }
 
     @classmethod
     def restore_from_log(
@@ -321,7 +277,8 @@ class CompactionMemory(CompactionBase):
         entries = conversation_log_store.read_entries(session_id)
         if not entries:
             raise ValueError(f"There is no session '{session_id}' in the log")
-        meta = next((entry for entry in entries if entry.get("type") == "session_meta"), {})
+        metas = (entry for entry in reversed(entries) if entry.get("type") == "session_meta")
+        meta: dict[str, Any] = next(metas, {})
         if config is None:
             known = {field.name for field in attrs.fields(CompactionMemoryConfig)}
             logged = meta.get("config", {})
@@ -336,40 +293,43 @@ class CompactionMemory(CompactionBase):
     def _restore(self, session_id: str, parent: str | None, entries: list[dict[str, Any]]) -> None:
         self._session_id, self._parent_session_id = session_id, parent
         self._is_log_begun = True
-        messages: list[ChatMessage] = []
         for number, entry in enumerate(entries):
             try:
-                messages = self._replayed(messages, entry)
+                self._replay(entry)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"entry {number} of the log of session '{session_id}' makes no sense: {error}"
                 ) from error
-        self._replace(messages)
 
-    def _replayed(self, messages: list[ChatMessage], entry: dict[str, Any]) -> list[ChatMessage]:
+    def _replay(self, entry: dict[str, Any]) -> None:
         if entry.get("type") == "message":
             message = message_from_json(entry["message"])
+            self._messages.append(message)
             self._add_trace_event(message)
-            return [*messages, message]
+            return
+        if entry.get("type") in ("session_meta", "cleared"):
+            self._replace([])
         if entry.get("type") != "compaction":
-            return messages
+            return
         names = ("messages_compacted", "messages_replayed", "summary_tokens", "compaction_number")
         stats = {name: int(entry[name]) for name in names}
         plan = CompactionPlan(
             stats["messages_compacted"], stats["messages_replayed"], bool(entry["has_request"])
         )
-        if not 0 < plan.messages_compacted <= len(messages):
+        if not 0 < plan.messages_compacted <= len(self._messages):
             raise ValueError("it speaks of messages that are not there")
         super()._record_compaction(plan, entry["summary"], stats)
         self._summaries.append({**stats, "summary": entry["summary"]})
         self._compaction_count = stats["compaction_number"]
-        return apply_plan(messages, plan, entry["summary"])
+        self._replace(apply_plan(self._messages, plan, entry["summary"]))
 
     # ------------------------------------------------------------------ state
 
-    def session_state(self) -> CompactionSessionState:
+    def get_session_state(self) -> CompactionSessionState:
         """What the memory is now, to be kept beside the log or instead of it."""
         path = self.config.log_base_path
+        if path is None and isinstance(self._log_store, LocalConversationLogStore):
+            path = self._log_store.path
         return CompactionSessionState(
             messages=self.messages,
             system_prompt=self._system_prompt,
@@ -377,6 +337,28 @@ class CompactionMemory(CompactionBase):
             log_base_path=None if path is None else os.fspath(path),
             compaction_count=self._compaction_count,
         )
+
+    @classmethod
+    def restore(
+        cls, state: SessionState, *, config: CompactionMemoryConfig | None = None, **options: Any
+    ) -> Self:
+        """The memory that the state was taken of; what was logged since then is passed over.
+
+        Session and path of the log are those of the state; the other options are those of the
+        constructor. `TypeError` for the state of another kind of memory.
+        """
+        if not isinstance(state, CompactionSessionState):
+            raise TypeError(f"expected a CompactionSessionState, not {type(state).__name__}")
+        config = attrs.evolve(
+            config or CompactionMemoryConfig(),
+            session_id=state.session_id or None,
+            log_base_path=state.log_base_path,
+        )
+        memory = cls(config=config, **options)
+        memory.set_system_prompt(state.system_prompt)
+        memory._messages = state.messages.copy()
+        memory._compaction_count = state.compaction_count
+        return memory
 
     # ------------------------------------------------------------------ tools
 
@@ -393,7 +375,7 @@ class CompactionMemory(CompactionBase):
         """
         assert self._log_store is not None
         found = self._log_store.search_messages(self._session_id, query, max_results)
-        return json.dumps({"query": query, "count": len(found), "results": found})
+        return _dumps({"query": query, "count": len(found), "results": found})
 
     def read_compaction_summary(self, compaction_number: int = -1) -> str:
         """Read one of the summaries that this conversation was shortened with.
@@ -403,5 +385,5 @@ class CompactionMemory(CompactionBase):
         count = len(self._summaries)
         index = count if compaction_number == -1 else compaction_number
         if not 1 <= index <= count:
-            return json.dumps({"error": f"there is no summary {compaction_number}, but {count}"})
-        return json.dumps(self._summaries[index - 1])
+            return _dumps({"error": f"there is no summary {compaction_number}, but {count}"})
+        return _dumps(self._summaries[index - 1])

@@ -1,7 +1,7 @@
 """Conversations on disk: one file for each session, one JSON object in each line.
 
-A file is only ever appended to. A process that dies while it writes leaves a line without an end;
-readers pass over it, and the next one to append cuts it off.
+A file is only ever appended to, each line in one go. A process that dies while it writes leaves a
+line without an end; whoever appends next begins a new one, and readers pass over the torn one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import os
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 __all__ = ["DEFAULT_LOG_PATH", "ConversationLogStore", "LocalConversationLogStore"]
 
 DEFAULT_LOG_PATH: Final = "~/.motus/conversation_logs"
-# What is read at a time to find where the last whole line ends.
-_BLOCK: Final = 65_536
 
 _log = logging.getLogger("motus.memory")
 
@@ -67,7 +65,8 @@ class LocalConversationLogStore(ConversationLogStore):
     """Files `<session id>.jsonl` in a directory, which only their owner can read.
 
     Session ids are names of files: letters, digits and `._-`, at most 200 of them, else
-    `ValueError`. One process at a time may append to a session.
+    `ValueError`. One process at a time should append to a session: nothing that two of them write
+    is lost, but it is no conversation.
     """
 
     def __init__(self, path: str | os.PathLike[str] = DEFAULT_LOG_PATH) -> None:
@@ -87,28 +86,29 @@ class LocalConversationLogStore(ConversationLogStore):
         return self._path / f"{session_id}.jsonl"
 
     def append(self, session_id: str, entry: dict[str, Any]) -> None:
-        """Add a line. `OSError` if it cannot be written, `ValueError` for what is no JSON."""
+        """Add a line. `OSError` if it cannot be written whole, `ValueError` for what is no JSON."""
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         path = self._file(session_id)
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Conversations are private, whatever the umask says.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            _cut_torn_line(file)
-            file.write(line)
+            if file.seek(0, os.SEEK_END) and os.pread(descriptor, 1, file.tell() - 1) != b"\n":
+                line = b"\n" + line
+            written = file.write(line)
+        if written != len(line):
+            raise OSError(f"{path}: only {written} of {len(line)} bytes could be written")
 
     def read_entries(self, session_id: str) -> list[dict[str, Any]]:
-        """Every whole line; what is torn or no JSON object is passed over, with a warning."""
+        """Every line; what is torn or no JSON object is passed over, with a warning."""
         try:
             data = self._file(session_id).read_bytes()
         except FileNotFoundError:
             return []
-        lines = data.split(b"\n")
-        # Empty if the file ends as it should; else torn, even if it happens to be valid.
-        torn = lines.pop()
         entries = []
-        bad = 1 if torn else 0
-        for line in lines:
+        bad = 0
+        # The last one may be without its end, but whole: the beginning of an object is never one.
+        for line in filter(None, data.split(b"\n")):
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -128,22 +128,3 @@ class LocalConversationLogStore(ConversationLogStore):
     def list_sessions(self) -> list[str]:
         """The ids of all sessions, sorted."""
         return sorted(path.stem for path in self._path.glob("*.jsonl"))
-
-
-def _cut_torn_line(file: BinaryIO) -> None:
-    """End the file where its last whole line ends."""
-    size = end = file.seek(0, os.SEEK_END)
-    if not size:
-        return
-    file.seek(size - 1)
-    if file.read(1) == b"\n":
-        return
-    while end:
-        start = max(0, end - _BLOCK)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            file.truncate(start + found + 1)
-            return
-        end = start
-    file.truncate(0)

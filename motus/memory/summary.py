@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from motus.memory.tokens import estimate_text_tokens, truncate
 from motus.messages import ChatMessage
 
-__all__ = ["SUMMARY_PROMPT", "summary_request", "transcript"]
+__all__ = ["SUMMARY_PROMPT", "fair_limit", "summary_request"]
 
 SUMMARY_PROMPT: Final = """\
 You write the notes with which an assistant continues a long task after its conversation was cut.
@@ -22,28 +23,45 @@ Write the notes under these headings, leaving out those with nothing to say:
 5. Next: what remains, the next step first.
 Leave nothing out that would have to be asked or found out again. Write only the notes."""
 
+_CUT: Final = "\n[the rest is left out: it was too long]"
 
-def summary_request(messages: Sequence[ChatMessage], system_prompt: str) -> list[ChatMessage]:
-    """The messages to send for a summary of these.
+
+def summary_request(
+    messages: Sequence[ChatMessage], system_prompt: str, max_tokens: int
+) -> list[ChatMessage]:
+    """The messages to send for a summary of these, in about so many tokens.
 
     The conversation goes as text: as messages it would need its tools declared again, and a model
-    might go on with it instead of describing it.
+    might go on with it instead of describing it. Where there is not room for all of it, the longest
+    messages are cut.
     """
+    texts = [system_prompt, *map(_written, messages)]
+    room = max_tokens - estimate_text_tokens(SUMMARY_PROMPT)
+    limit = fair_limit([estimate_text_tokens(text) for text in texts], room)
+    prompt, *said = (truncate(text, limit, _CUT) for text in texts)
     parts = []
-    if system_prompt:
-        parts.append(
-            f"<instructions_of_the_assistant>\n{system_prompt}\n</instructions_of_the_assistant>"
-        )
-    parts.append(f"<transcript>\n{transcript(messages)}\n</transcript>")
+    if prompt:
+        parts.append(f"<instructions_of_the_assistant>\n{prompt}\n</instructions_of_the_assistant>")
+    transcript = "\n\n".join(said)
+    parts.append(f"<transcript>\n{transcript}\n</transcript>")
     return [
         ChatMessage.system_message(SUMMARY_PROMPT),
         ChatMessage.user_message("\n\n".join(parts)),
     ]
 
 
-def transcript(messages: Sequence[ChatMessage]) -> str:
-    """A conversation as text."""
-    return "\n\n".join(map(_written, messages))
+def fair_limit(sizes: Sequence[int], total: int) -> int:
+    """The size to cut all to that are larger, so that they take no more than `total` together.
+
+    At least 1. Those that are smaller leave their share to the others.
+    """
+    left = total
+    for index, size in enumerate(ordered := sorted(sizes)):
+        share = left // (len(ordered) - index)
+        if size > share:
+            return max(1, share)
+        left -= size
+    return max(1, *sizes)
 
 
 def _written(message: ChatMessage) -> str:

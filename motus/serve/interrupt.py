@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
 
 from motus.errors import ProtocolError
-from motus.serve.wire import MAX_DEPTH, decode_json, encode_json
+from motus.serve.strict_json import MAX_DEPTH, decode_json, encode_json
 
-__all__ = ["MAX_MESSAGE_BYTES", "InterruptPort", "interrupt", "interrupts_through"]
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "Clock",
+    "InterruptPort",
+    "clocks",
+    "interrupt",
+    "interrupts_through",
+]
 
 # Of the payload, as JSON in UTF-8.
 MAX_MESSAGE_BYTES = 16384
@@ -27,6 +35,16 @@ class InterruptPort(Protocol):
         """The answer to this payload, which has been checked."""
         ...
 
+
+class Clock(Protocol):
+    """What measures time in which a human's does not count; called from any thread, in pairs."""
+
+    def stop(self) -> None: ...
+    def go_on(self) -> None: ...
+
+
+# Those of the agents' runs that this code is a part of.
+clocks: Final[ContextVar[tuple[Clock, ...]]] = ContextVar("motus_clocks", default=())
 
 # One for the process, not a context variable: agents start threads, which inherit none.
 _port: InterruptPort | None = None
@@ -46,8 +64,9 @@ def interrupts_through(port: InterruptPort) -> Iterator[None]:
 async def interrupt(payload: dict[str, Any]) -> Any:
     """Show `payload` to the session's clients, and return the JSON value that one of them posts.
 
-    The session is `interrupted` meanwhile; the time counts neither as the turn's nor against the
-    server's worker slots. Cancelling it is clean: a value that comes later is dropped.
+    The session is `interrupted` meanwhile; the time counts neither as the turn's, nor as that of
+    an agent's run, nor against the server's worker slots. Cancelling it is clean: a value that
+    comes later is dropped.
 
     Raises `TypeError` for a payload that is no dict or holds what JSON has no word for, and
     `ValueError` for one of more than `MAX_MESSAGE_BYTES` bytes, nested deeper than 64, or with
@@ -58,7 +77,14 @@ async def interrupt(payload: dict[str, Any]) -> Any:
     if port is None:
         raise RuntimeError("interrupt() called outside motus serve worker subprocess")
     _check(payload)
-    return await port.ask(payload)
+    running = clocks.get()
+    for clock in running:
+        clock.stop()
+    try:
+        return await port.ask(payload)
+    finally:
+        for clock in running:
+            clock.go_on()
 
 
 def _check(payload: object) -> None:

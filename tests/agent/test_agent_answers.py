@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, computed_field
 
 from motus.agent import ReActAgent
 from motus.guardrails import (
@@ -62,13 +62,13 @@ async def test_an_answer_is_an_object_of_the_type(kind: type[Any]) -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 async def test_one_that_does_not_fit_goes_back_once(kind: type[Any]) -> None:
-    client = ScriptedClient(['{"name": "Rome", "people": "many"}', ROME])
+    client = ScriptedClient(['{"name": "Rome", "people": "many"}', ROME], usage={"total_tokens": 5})
     agent = ReActAgent(client, "m", response_format=kind, max_steps=1)
     assert (await agent("?")).people == 3
     asked = client.requests[1].messages
     assert [message.role for message in asked] == ["user", "assistant", "user"]
     assert "people" in str(asked[-1].content)
-    assert agent.usage["total_tokens"] > 0
+    assert agent.usage["total_tokens"] == 10
 
 
 async def test_then_it_is_an_error() -> None:
@@ -114,6 +114,8 @@ async def test_input_guardrails_change_or_refuse_the_prompt() -> None:
     picture = ChatMessage.user_message("4711 please", "aW1n")
     await agent(picture)
     assert agent.messages[2] == ChatMessage.user_message("**** please", "aW1n")
+    with pytest.raises(TypeError, match="a prompt is text or a ChatMessage, not int"):
+        await ReActAgent(ScriptedClient([]), "m", input_guardrails=[lambda _: None])(5)
     # Nothing to look at.
     await agent(ChatMessage.user_message(None, "aW1n"))
     await agent.add_user_message("4711")
@@ -158,6 +160,57 @@ async def test_output_guardrails_name_the_fields_they_want(kind: type[Any]) -> N
     assert await agent("?") == kind(name="Rome", people=30)
     assert seen == [("Rome", "m")]
     assert agent.messages[-1].content == '{"name": "Rome", "people": 30}'
+
+
+async def test_what_was_taken_out_is_not_in_the_models_thoughts_either() -> None:
+    details = [{"type": "text", "text": "it is 4711"}]
+    said = ChatCompletion("1", "m", "it is 4711", reasoning="4711, then", reasoning_details=details)
+    client = ScriptedClient([said, said])
+    agent = ReActAgent(client, "m", output_guardrails=[lambda text: text.replace("4711", "****")])
+    await agent("?")
+    assert "4711" not in str(agent.messages)
+    # What nobody changed stays whole.
+    plain = ReActAgent(client, "m", output_guardrails=[lambda text: None])
+    await plain("?")
+    assert plain.messages[-1].reasoning_details == details
+
+
+class Priced(BaseModel, extra="forbid"):
+    amount: int = Field(alias="Amount")
+    city: City
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's way
+    @property
+    def double(self) -> int:
+        return 2 * self.amount
+
+
+async def test_guardrails_change_models_with_aliases_and_computed_fields() -> None:
+    def changed(amount: int, double: int, city: dict[str, Any]) -> dict[str, Any]:
+        assert double == 2 * amount
+        return {"amount": amount + 1, "city": {**city, "name": "Roma"}}
+
+    reply = '{"Amount": 1, "city": {"name": "Rome", "people": 3}}'
+    agent = ReActAgent(
+        ScriptedClient([reply]), "m", response_format=Priced, output_guardrails=[changed]
+    )
+    answer = await agent("?")
+    assert (answer.amount, answer.city) == (2, City(name="Roma", people=3))
+    assert '"Amount": 2' in str(agent.messages[-1].content)
+
+
+async def test_a_reply_that_does_not_fit_and_calls_tools_is_no_open_step() -> None:
+    class Odd(ScriptedClient):
+        async def parse(self, *args: Any, **kwargs: Any) -> ChatCompletion:
+            reply = await super().create(*args[:2])
+            if reply.tool_calls:
+                raise StructuredOutputError("calls and text", reply)
+            reply.parsed = City(name="Rome", people=3)
+            return reply
+
+    agent = ReActAgent(Odd([call("work", name="a"), ROME]), "m", response_format=City)
+    assert (await agent("?")).people == 3
+    assert_valid(agent.messages)
 
 
 async def test_what_a_guardrail_puts_in_is_checked() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 
 import motus.agent.base_agent
 from motus import resolve, shutdown
-from motus.agent import AgentBase, ReActAgent
+from motus.agent import AgentBase, ReActAgent, UsageLimitExceeded, UsageLimits
 from motus.memory import BasicMemory, CompactionMemory, CompactionMemoryConfig
 from motus.messages import ChatMessage, FunctionCall, ToolCall
 from motus.models.base import AUTO_REASONING, CachePolicy, ReasoningConfig
@@ -74,10 +76,38 @@ async def test_it_remembers_and_forgets() -> None:
 
 @pytest.mark.realtime
 def test_it_is_called_from_synchronous_code() -> None:
+    agent = make()
     try:
-        assert resolve(make()("a"), timeout=30) == "1: a"
+        assert resolve(agent("a"), timeout=30) == "1: a"
+        assert resolve([agent("b"), agent("c")], timeout=30) == ["3: b", "5: c"]
     finally:
         shutdown()
+
+
+@pytest.mark.realtime
+def test_it_is_called_from_one_loop_after_another_and_from_two_at_once() -> None:
+    agent = make()
+
+    async def ask(text: str) -> str:
+        return str(await agent(text))
+
+    answers = [anyio.run(ask, "a", backend=backend) for backend in ("trio", "asyncio", "trio")]
+    assert answers == ["1: a", "3: a", "5: a"]
+
+    def several(backend: str) -> None:
+        for _ in range(10):
+            anyio.run(ask, "b", backend=backend)
+
+    threads = [
+        threading.Thread(target=several, args=(backend,)) for backend in ("trio", "asyncio") * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = [message.content for message in agent.messages if message.role == "assistant"]
+    assert said[3:] == [f"{number}: b" for number in range(7, 87, 2)]
+    assert agent.usage["completion_tokens"] > 0
 
 
 async def test_a_prompt_may_be_a_future_or_a_message_or_nothing() -> None:
@@ -202,6 +232,22 @@ async def test_reasoning_and_cache_policy_reach_the_client() -> None:
 )
 def test_wrong_parameters_are_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"input_guardrails": weather}, "input_guardrails must be a list of functions"),
+        (
+            {"output_guardrails": ["polite"]},
+            "output_guardrails must be a list of functions, not .polite.",
+        ),
+        ({"step_callback": "print"}, "step_callback must be a function, not 'print'"),
+    ],
+)
+def test_what_cannot_be_called_is_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
         make(**options)
 
 
@@ -340,6 +386,25 @@ async def test_forks_carry_everything_over_and_share_nothing() -> None:
     assert agent.memory.messages[0].content == "a"
 
 
+async def test_what_a_fork_has_taken_over_works_in_it() -> None:
+    seen: list[str] = []
+    rome = call("weather", city="Rome")
+    agent = ReActAgent(
+        ScriptedClient([rome, "done", [rome, rome]]),
+        "m",
+        tools=[weather],
+        input_guardrails=[lambda prompt: seen.append("in")],
+        output_guardrails=[lambda answer: seen.append("out")],
+        step_callback=lambda content, calls: seen.append("step"),
+        usage_limits=UsageLimits(tool_calls=1),
+    )
+    fork = agent.fork().fork()
+    assert await fork("a") == "done"
+    assert seen == ["in", "step", "out"]
+    with pytest.raises(UsageLimitExceeded):
+        await fork("b")
+
+
 async def test_a_subclass_with_a_constructor_of_its_own_can_be_forked() -> None:
     class Bot(ReActAgent[str]):
         def __init__(self, mood: str) -> None:
@@ -368,9 +433,12 @@ async def test_leaving_the_block_closes_what_the_tools_own() -> None:
     class Session:
         async def aclose(self) -> None:
             closed.append(True)
+            if len(closed) == 1:
+                raise OSError("the first one fails")
 
-    async with make() as agent:
-        agent.tools = DictTools([], owned_sessions=[Session()])
-        assert await agent("a") == "1: a"
-        assert closed == []
-    assert closed == [True]
+    with pytest.raises(OSError, match="the first one"):
+        async with make() as agent:
+            agent.tools = DictTools([], owned_sessions=[Session(), Session()])
+            assert await agent("a") == "1: a"
+            assert closed == []
+    assert closed == [True, True]

@@ -107,3 +107,19 @@ async def test_cancelled_while_tools_run(provider: Provider) -> None:
         assert count(body, RESULTS[provider.name]) == 2
         assert b"added 1" in body
         assert b"the run was stopped before this call had finished" in body
+
+
+async def test_a_conversation_that_is_too_long_is_compacted(provider: Provider) -> None:
+    replies = [provider.text(), provider.overflow(), provider.text(), provider.text()]
+    async with (
+        wire_server(*replies) as server,
+        provider.client(server.url) as client,
+    ):
+        agent = ReActAgent(client, provider.model, memory_type="compact")
+        await agent("the first thing")
+        assert await agent("the second thing") == "Hello!"
+        summary, last = (request.body for request in server.requests[2:])
+        assert b"[user]\\nthe first thing" in summary
+        assert b"the second thing" not in summary
+        assert b"context_summary" in last
+        assert b"the second thing" in last

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
-from motus.agent import ReActAgent, UsageLimitExceeded, UsageLimits
+from motus.agent import ReActAgent, UsageLimitExceeded, UsageLimits, model_serve_task
 from motus.agent.base import AgentBase
-from motus.memory import BasicMemory
+from motus.agent.deadline import Deadline
+from motus.memory import BasicMemory, CompactionMemory, CompactionMemoryConfig
 from motus.messages import ChatMessage
-from motus.models.errors import ModelServerError
+from motus.models.errors import ModelContextOverflowError, ModelServerError
 from motus.runtime import (
     AgentFuture,
     HookEvent,
@@ -20,8 +26,11 @@ from motus.runtime import (
     cancel,
     get_runtime,
     open_runtime,
+    resolve,
 )
-from motus.testing import ScriptedClient, call
+from motus.serve.interrupt import clocks, interrupt
+from motus.testing import ScriptedClient, answer_interrupts, call
+from motus.tools import tool
 from tests.agent.models import HangingClient, Journal, assert_valid, echo
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +38,10 @@ pytestmark = pytest.mark.anyio
 
 def results(agent: AgentBase[Any]) -> list[str]:
     return [str(m.content) for m in agent.memory.messages if m.role == "tool"]
+
+
+def too_long() -> ModelContextOverflowError:
+    return ModelContextOverflowError("too long", provider="p", status=400)
 
 
 async def goes_on(agent: ReActAgent[Any]) -> None:
@@ -141,6 +154,115 @@ async def test_time_runs_out_during_tools() -> None:
     await goes_on(agent)
 
 
+async def test_nothing_goes_on_while_a_stopped_run_is_put_in_order() -> None:
+    class Slow(BasicMemory):
+        async def add_message(self, message: ChatMessage) -> None:
+            if message.role == "tool":
+                await anyio.sleep(2)
+            await super().add_message(message)
+
+    journal = Journal(seconds=4)
+    calls = [call("work", name="a"), call("work", name="b")]
+    agent = ReActAgent(ScriptedClient([calls]), "m", tools=[journal.work], memory=Slow(), timeout=3)
+    future = agent("go")
+    await anyio.sleep(3.5)
+    assert sorted(journal.events) == ["begin a", "begin b", "stop a", "stop b"]
+    with pytest.raises(TimeoutError):
+        await future
+    await goes_on(agent)
+
+
+async def test_the_time_of_a_human_does_not_count() -> None:
+    async def human(payload: dict[str, Any]) -> Any:
+        await anyio.sleep(1_000 if payload["tool_args"]["name"] == "slow" else 10)
+        return {"approved": True}
+
+    @tool(requires_approval=True)
+    async def ask(name: str) -> str:
+        """Ask."""
+        await anyio.sleep(3)
+        return f"{name} is approved"
+
+    asking = ReActAgent(
+        ScriptedClient(lambda m: call("ask", name="deep") if len(m) == 1 else "yes"),
+        "m",
+        tools=[ask],
+        timeout=5,
+    )
+    calls = [call("ask", name="slow"), call("ask", name="quick"), call("asking", request="x")]
+    agent = ReActAgent(ScriptedClient([calls, "done"]), "m", tools=[ask, asking], timeout=5)
+    with answer_interrupts(human):
+        assert await agent("go") == "done"
+        # All that was asked for together: the time stood still until the last one was answered.
+        assert anyio.current_time() == pytest.approx(1_003)
+        assert results(agent) == ["slow is approved", "quick is approved", "yes"]
+        # What comes before and after is the agent's own time.
+        agent._client = ScriptedClient([call("ask", name="slow"), call("ask", name="slow")])
+        with pytest.raises(
+            TimeoutError, match=r"^Agent timed out after 5\.0s \(limit: 5s, steps completed: 1\)"
+        ):
+            await agent("again")
+        assert anyio.current_time() == pytest.approx(1_003 + 2_005)
+    await goes_on(agent)
+
+
+async def test_a_human_who_is_not_waited_for_any_more_does_not_stop_the_time() -> None:
+    async def impatient() -> str:
+        """Ask, and give up."""
+        with anyio.move_on_after(100):
+            await interrupt({"type": "question"})
+        await anyio.sleep(60)
+        return "never"
+
+    agent = ReActAgent(ScriptedClient([call("impatient")]), "m", tools=[impatient], timeout=5)
+    with answer_interrupts(lambda payload: anyio.sleep_forever()), pytest.raises(TimeoutError):
+        await agent("go")
+    assert anyio.current_time() == pytest.approx(105)
+
+
+@pytest.mark.realtime
+async def test_a_tool_on_a_thread_stops_the_time_and_is_counted_as_well() -> None:
+    async def human(payload: dict[str, Any]) -> str:
+        stood_still.extend(
+            isinstance(clock, Deadline) and clock.scope.deadline == math.inf
+            for clock in clocks.get()
+        )
+        return "yes"
+
+    def ask() -> str:
+        """Ask a human, and then an agent."""
+        said = anyio.from_thread.run(interrupt, {"type": "question"})
+        return f"{said}, {resolve(helper('?'))}"
+
+    stood_still: list[bool] = []
+    helper = ReActAgent(ScriptedClient(echo, usage={"total_tokens": 7}), "m")
+    client = ScriptedClient([call("ask"), "done"], usage={"total_tokens": 1})
+    agent = ReActAgent(client, "m", tools=[ask], timeout=60)
+    with answer_interrupts(human):
+        assert await agent("go") == "done"
+    assert results(agent) == ["yes, 1: ?"]
+    assert stood_still == [True]
+    assert agent.usage["total_tokens"] == 9
+
+
+@pytest.mark.realtime
+async def test_any_thread_can_stop_the_time() -> None:
+    async with open_runtime() as runtime:
+        deadline = Deadline(60, runtime.scheduler)
+
+        async def changed(change: Callable[[], None]) -> bool:
+            """Whether the deadline stands still afterwards."""
+            await anyio.to_thread.run_sync(change)
+            done = anyio.Event()
+            # Behind what the thread has left to be done.
+            runtime.scheduler.post(lambda _one, _two: done.set(), None, None)
+            await done.wait()
+            return deadline.scope.deadline == math.inf
+
+        changes = [deadline.stop, deadline.stop, deadline.go_on, deadline.go_on]
+        assert [await changed(change) for change in changes] == [True, True, True, False]
+
+
 async def test_the_deadline_is_that_of_one_run() -> None:
     agent = ReActAgent(
         ScriptedClient([call("work", name="a"), "x", call("work", name="b"), "y"]),
@@ -167,6 +289,12 @@ async def test_usage_limits_end_a_run() -> None:
         client._usage = {"prompt_tokens": 100}
         with pytest.raises(UsageLimitExceeded, match=text):
             await agent("go")
+
+
+async def test_an_answer_is_given_whatever_it_has_used() -> None:
+    client = ScriptedClient(["done"], usage={"total_tokens": 40})
+    agent = ReActAgent(client, "m", usage_limits=UsageLimits(tokens=1))
+    assert await agent("go") == "done"
 
 
 # ---------------------------------------------------------------------- cancelling
@@ -210,6 +338,142 @@ async def test_a_cancelled_block_takes_the_agent_along() -> None:
             await agent("go")
     assert journal.events == ["begin a", "stop a"]
     assert_valid(agent.memory.messages)
+
+
+async def test_a_conversation_that_is_too_long_for_the_model_is_compacted_once() -> None:
+    client = ScriptedClient(
+        ["a", [call("work", name="x")], too_long(), "the summary", "b"], usage={"total_tokens": 1}
+    )
+    agent = ReActAgent(client, "m", tools=[Journal().work], memory_type="compact")
+    await agent("one")
+    assert await agent("two") == "b"
+    sent = client.requests[-1].messages
+    assert "the summary" in str(sent[0].content)
+    assert [message.role for message in sent] == ["user", "assistant", "tool"]
+    assert_valid(sent)
+    assert agent.memory.get_memory_trace()["total_compactions"] == 1
+    # The call that failed has used nothing.
+    assert agent.usage["total_tokens"] == 4
+
+
+async def test_then_it_is_an_error_that_says_so() -> None:
+    client = ScriptedClient(["a", too_long(), "the summary", too_long()])
+    agent = ReActAgent(client, "m", memory_type="compact")
+    await agent("one")
+    with pytest.raises(
+        ModelContextOverflowError, match=r"^too long \(also after the conversation was compacted"
+    ) as caught:
+        await agent("two")
+    assert (caught.value.provider, caught.value.status) == ("p", 400)
+    assert client.replies_left == 0
+    await goes_on(agent)
+    # Nothing to compact, or nobody who does.
+    for memory_type, prompt in [("basic", "two"), ("compact", "one")]:
+        client = ScriptedClient(["a", too_long()] if prompt == "two" else [too_long()])
+        agent = ReActAgent(client, "m", memory_type=memory_type)  # type: ignore[arg-type]  # both are
+        if prompt == "two":
+            await agent("one")
+        with pytest.raises(ModelContextOverflowError, match=r"^too long") as caught:
+            await agent(prompt)
+        assert "also" not in str(caught.value)
+        await goes_on(agent)
+
+
+async def test_an_answer_is_not_lost_for_a_summary_that_fails() -> None:
+    client = ScriptedClient(["the answer " * 50, ModelServerError("down"), "S", "b"])
+    config = CompactionMemoryConfig(token_threshold=100)
+    agent = ReActAgent(client, "m", memory=CompactionMemory(config=config))
+    assert (await agent("?")).startswith("the answer")
+    assert len(agent.messages) == 2
+    assert await agent("??") == "b"
+    assert "S" in str(agent.messages[0].content)
+
+
+async def test_a_reset_ends_the_run_that_goes_on() -> None:
+    journal = Journal()
+
+    async def forget() -> str:
+        """Begin anew."""
+        agent.reset()
+        return "forgotten"
+
+    calls = [call("forget"), call("work", name="a")]
+    client = ScriptedClient([calls])
+    agent = ReActAgent(client, "m", tools=[journal.work, forget])
+    with pytest.raises(RuntimeError, match="the conversation was reset"):
+        await agent("go")
+    assert agent.messages == []
+    assert journal.events == ["begin a", "end a"]
+    await goes_on(agent)
+
+
+async def test_what_is_on_its_way_into_a_memory_that_is_reset_is_forgotten_too() -> None:
+    class Slow(BasicMemory):
+        async def add_message(self, message: ChatMessage) -> None:
+            await anyio.sleep(2)
+            await super().add_message(message)
+
+    for reply in (call("work", name="a"), "the answer"):
+        agent = ReActAgent(ScriptedClient([reply]), "m", tools=[Journal().work], memory=Slow())
+        future = agent("go")
+        # While the reply is added; later, while the result is.
+        await anyio.sleep(3 if reply == "the answer" else 6)
+        agent.reset()
+        with contextlib.suppress(RuntimeError):
+            await future
+        assert agent.messages == []
+        await goes_on(agent)
+
+
+async def test_a_loop_of_ones_own_is_put_in_order_too() -> None:
+    class Careless(AgentBase[str]):
+        async def _run(self, user_prompt: Any = None, **kwargs: Any) -> str:
+            await self.add_user_message(user_prompt)
+            completion = await model_serve_task(self.client, self.model_name, self.get_context())
+            await self.add_message(completion.to_message())
+            raise LookupError("and now?")
+
+    client = ScriptedClient([[call("work", name="a"), call("work", name="b")]])
+    agent = Careless(client, "m")
+    with pytest.raises(LookupError):
+        await agent("go")
+    assert_valid(agent.memory.messages)
+    assert len(results(agent)) == 2
+    # Its model calls are counted as well.
+    assert agent.usage["total_tokens"] > 0
+
+
+async def test_a_fork_in_the_middle_of_a_run_is_an_agent_of_its_own() -> None:
+    journal = Journal(seconds=10)
+    client = ScriptedClient([call("work", name="a"), "done"])
+    agent = ReActAgent(client, "m", tools=[journal.work])
+    future = agent("go")
+    await anyio.sleep(5)
+    fork = agent.fork()
+    fork._client = ScriptedClient(echo)
+    assert str(await fork("and now?")).endswith("and now?")
+    assert_valid(fork.memory.messages)
+    assert "stopped" in results(fork)[0]
+    assert await future == "done"
+    assert results(agent) == ["a is done"]
+
+
+async def test_the_time_of_a_run_says_nothing_of_the_one_before() -> None:
+    async def slow(prompt: str) -> None:
+        await anyio.sleep(3 if prompt == "quick" else 60)
+
+    client = ScriptedClient([call("work", name="a"), "done"])
+    agent = ReActAgent(client, "m", tools=[Journal().work], timeout=5, input_guardrails=[slow])
+    assert await agent("quick") == "done"
+    with pytest.raises(TimeoutError, match="steps completed: 0"):
+        await agent("slow")
+
+
+async def test_a_call_takes_a_prompt_and_nothing_else() -> None:
+    agent = ReActAgent(ScriptedClient(echo), "m")
+    with pytest.raises(TypeError, match="takes a prompt and nothing else, not max_steps"):
+        await agent("go", max_steps=3)
+    assert agent.messages == []
 
 
 async def test_a_model_that_fails_fails_the_run() -> None:

@@ -18,7 +18,7 @@ from motus.messages import (
     messages_from_json,
     messages_to_json,
 )
-from motus.runtime import open_runtime
+from motus.runtime import get_runtime, open_runtime
 from motus.serve.agents import ServableAgent
 from motus.testing import ScriptedClient, answer_interrupts, call
 from motus.tools import tool
@@ -130,6 +130,22 @@ async def test_a_cancelled_turn_has_stopped_when_it_is_over() -> None:
         assert scope.cancelled_caught
         assert journal.events == ["begin a", "stop a"]
         assert not runtime.scheduler.running
+
+
+async def test_what_stops_a_turn_is_what_is_raised() -> None:
+    async def rude() -> str:
+        """Break everything when stopped."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            get_runtime().shutdown()
+        return "never"
+
+    agent = ReActAgent(ScriptedClient([call("rude")]), "m", tools=[rude])
+    async with open_runtime():
+        with anyio.move_on_after(5) as scope:
+            await agent.run_turn(USER("go"), [])
+    assert scope.cancelled_caught
 
 
 async def test_a_compacted_state_is_the_next_turns() -> None:

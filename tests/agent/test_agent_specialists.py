@@ -10,7 +10,7 @@ import attrs
 import pytest
 from pydantic import BaseModel
 
-from motus.agent import ReActAgent
+from motus.agent import ReActAgent, UsageLimitExceeded, UsageLimits
 from motus.messages import ChatMessage
 from motus.runtime import TaskCancelledError, agent_task, cancel, open_runtime
 from motus.testing import ScriptedClient, call
@@ -184,6 +184,80 @@ async def test_a_specialist_that_fails_is_an_error_for_the_model() -> None:
     assert failed == "no idea"
     assert "summary" in extractor
     assert "request" in wrong
+
+
+async def test_what_specialists_use_is_used_by_their_caller() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+
+    def client(*replies: Any) -> ScriptedClient:
+        return ScriptedClient(replies, usage=usage)
+
+    deep = ReActAgent(client("a", "a", "b"), "gpt-4o")
+    middle = ReActAgent(client(call("deep", request="x"), "m"), "gpt-4o", tools=[deep])
+    helper = ReActAgent(client("h"), "gpt-4o")
+
+    async def ask() -> str:
+        """A tool that asks an agent of its own."""
+        return await helper("?")
+
+    calls = [call("middle", request="x"), call("deep", request="y"), call("ask")]
+    boss = ReActAgent(client(calls, "done"), "gpt-4o", tools=[middle, deep, ask])
+    assert await boss("?") == "done"
+    # Two of its own, two of middle and one of the specialist below it, one of deep, one of helper.
+    assert boss.usage["total_tokens"] == 7 * 12
+    assert boss.usage["input_tokens"] == boss.usage["prompt_tokens"] == 70
+    assert boss.cost == pytest.approx(7 * (10 * 2.5 + 2 * 10) / 1e6)
+    assert boss.get_execution_trace()["usage"] == boss.usage
+    assert helper.usage["total_tokens"] == 12
+    # Those that were called are forks: the agents themselves have done nothing.
+    assert (middle.usage, deep.usage) == ({}, {})
+    # By nobody's run.
+    assert await deep("?") == "b"
+    assert deep.usage["total_tokens"] == 12
+    assert boss.usage["total_tokens"] == 7 * 12
+
+
+async def test_a_specialist_without_a_price_leaves_its_caller_without_a_cost() -> None:
+    nameless = ReActAgent(ScriptedClient(answer("a")), "nobody-knows-it")
+    boss = ReActAgent(
+        ScriptedClient([call("nameless", request="x"), "done"]), "gpt-4o", tools=[nameless]
+    )
+    assert boss.cost == 0
+    await boss("?")
+    assert boss.cost is None
+
+
+async def test_what_specialists_use_counts_against_the_limits() -> None:
+    usage = {"prompt_tokens": 100}
+    costly = ReActAgent(ScriptedClient(answer("a"), usage=usage), "gpt-4o")
+    for limits in (UsageLimits(tokens=200), UsageLimits(cost=200 * 2.5 / 1e6)):
+        client = ScriptedClient([call("costly", request="x")], usage=usage)
+        boss = ReActAgent(client, "gpt-4o", tools=[costly], usage_limits=limits)
+        with pytest.raises(UsageLimitExceeded):
+            await boss("?")
+        assert_valid(boss.messages)
+
+
+async def test_a_specialist_that_reaches_a_limit_of_its_caller_stops_there() -> None:
+    usage = {"total_tokens": 40}
+    client = ScriptedClient(lambda messages: call("work", name="x"), usage=usage)
+    busy = ReActAgent(client, "m", tools=[Journal().work])
+    middle = ReActAgent(
+        ScriptedClient([call("busy", request="x"), "x"], usage=usage), "m", tools=[busy]
+    )
+    boss = ReActAgent(
+        ScriptedClient([call("middle", request="x")], usage=usage),
+        "m",
+        tools=[middle],
+        usage_limits=UsageLimits(tokens=200),
+    )
+    with pytest.raises(UsageLimitExceeded, match=r"240 tokens used \(limit: 200\)"):
+        await boss("?")
+    # One reply of boss and one of middle, then three; and middle would have gone on.
+    assert len(client.requests) == 3
+    assert boss.usage["total_tokens"] == 240
+    assert_valid(boss.messages)
+    assert "usage limit" in results(boss)[0]
 
 
 async def test_a_cancelled_supervisor_leaves_no_specialist_running() -> None:

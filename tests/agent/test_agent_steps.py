@@ -119,9 +119,12 @@ def test_a_reply_that_does_not_fit_gets_one_more_chance() -> None:
 def test_a_run_that_has_used_enough_does_not_go_on(limits: UsageLimits, text: str) -> None:
     machine = StepMachine(20, limits)
     machine.started(PROMPT)
-    machine.model_replied(reply("a"), 50, 0.25)
+    machine.consumed(50, 0.25)
+    machine.model_replied(reply("a"))
     machine.tool_finished(0, "r")
-    machine.model_replied(reply("a"), 50, 0.25)
+    machine.model_replied(reply("a"))
+    # A specialist's, for example, which is told to stop.
+    assert isinstance(machine.consumed(50, 0.25), UsageLimitExceeded)
     results, failed = machine.tool_finished(0, "r")
     assert isinstance(failed, Fail)
     with pytest.raises(UsageLimitExceeded, match=text):
@@ -133,14 +136,16 @@ def test_an_answer_that_has_arrived_is_given_whatever_it_took() -> None:
     machine = StepMachine(20, UsageLimits(tokens=1, cost=0))
     machine.started(PROMPT)
     said = reply(content="hi")
-    assert machine.model_replied(said, 50, None) == [CheckReply(said)]
+    assert machine.consumed(50, None) is None
+    assert machine.model_replied(said) == [CheckReply(said)]
     assert machine.reply_accepted(said.to_message(), "hi")[-1] == Finish("hi")
 
 
 def test_an_unknown_price_cannot_be_limited() -> None:
     machine = StepMachine(20, UsageLimits(cost=1))
     machine.started(PROMPT)
-    machine.model_replied(reply("a"), 1, None)
+    machine.consumed(1, None)
+    machine.model_replied(reply("a"))
     failed = machine.tool_finished(0, "r")[-1]
     assert isinstance(failed, Fail)
     assert "price is not known" in str(failed.error)
@@ -235,7 +240,8 @@ class Runs(RuleBasedStateMachine):
     @rule(count=st.integers(0, 3), tokens=st.integers(0, 10), cost=st.none() | st.floats(0, 1))
     def model(self, count: int, tokens: int, cost: float | None) -> None:
         ids = [f"c{next(self.ids)}" for _ in range(count)]
-        self.do(self.machine.model_replied(reply(*ids), tokens, cost))
+        self.machine.consumed(tokens, cost)
+        self.do(self.machine.model_replied(reply(*ids)))
 
     @precondition(lambda self: self.machine.state is State.ACTING)
     @rule(data=st.data())

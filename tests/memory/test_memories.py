@@ -21,11 +21,14 @@ from motus.memory import (
     SessionState,
 )
 from motus.memory.boundary import is_continuation
+from motus.memory.summary import fair_limit
 from motus.memory.tokens import estimate_text_tokens, estimate_tokens, truncate
 from motus.messages import ChatMessage
 from motus.models.base import BaseChatClient
-from motus.models.errors import ModelServerError
+from motus.models.errors import ModelContextOverflowError, ModelServerError
+from motus.runtime import open_runtime
 from motus.testing import ScriptedClient
+from tests.agent.models import HangingClient
 from tests.memory.conversations import ASSISTANT, USER, step
 
 pytestmark = pytest.mark.anyio
@@ -135,8 +138,6 @@ async def test_the_beginning_is_summarised_from_the_threshold_on() -> None:
     trace = memory.get_memory_trace()
     assert trace["total_compactions"] == 1
     assert trace["total_events"] == 4
-    assert memory.take_usage() == [("m", {"prompt_tokens": 50})]
-    assert memory.take_usage() == []
 
 
 async def test_a_step_is_replayed_and_never_cut() -> None:
@@ -204,18 +205,126 @@ async def test_another_model_may_write_the_summary() -> None:
     await fill(memory, [USER("a"), ASSISTANT("b")])
     await memory.compact()
     assert client.requests[0].model == "small"
+    # What the memory itself was given stays when an agent takes it.
+    own, agents = ScriptedClient(["S"]), ScriptedClient([])
+    memory = CompactionMemory(client=own, model_name="mine")
+    memory.set_model(client=agents, model_name="big")
+    await fill(memory, [USER("a"), ASSISTANT("b")])
+    await memory.compact()
+    assert own.requests[0].model == "mine"
 
 
 @pytest.mark.parametrize("reply", [ModelServerError("down"), ""])
-async def test_a_summary_that_fails_changes_nothing(reply: Any) -> None:
-    memory = summarising(ScriptedClient([reply, "S"]))
-    await fill(memory, [USER("hello " * 30), ASSISTANT("hi")])
-    with pytest.raises((ModelServerError, ValueError)):
-        await memory.add_message(USER("and now? " * 30))
+async def test_a_summary_that_fails_changes_nothing(
+    reply: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = summarising(ScriptedClient([reply, reply, "S"]))
+    await fill(memory, [USER("hello " * 30), ASSISTANT("hi"), USER("and now? " * 30)])
     assert len(memory.messages) == 3
+    assert memory.get_memory_trace()["total_compactions"] == 0
+    assert "could not be compacted" in caplog.text
+    # Whoever asks for it is told.
+    with pytest.raises(ModelServerError, match=r"down|wrote no summary"):
+        await memory.compact()
     # The next addition tries again.
     await memory.add_message(USER("well?"))
     assert len(memory.messages) == 1
+
+
+async def test_an_error_of_ones_own_function_is_not_swallowed() -> None:
+    def broken(messages: list[ChatMessage], system_prompt: str) -> str:
+        raise LookupError("no such thing")
+
+    config = CompactionMemoryConfig(token_threshold=10)
+    memory = CompactionMemory(config=config, compact_fn=broken)
+    await memory.add_message(USER("a"))
+    with pytest.raises(LookupError):
+        await memory.add_message(USER("hello " * 30))
+    nothing = CompactionMemory(compact_fn=lambda messages, prompt: None)  # type: ignore[arg-type, return-value]  # what is tested
+    await fill(nothing, [USER("a"), ASSISTANT("b")])
+    with pytest.raises(TypeError, match="compact_fn must return a text, not NoneType"):
+        await nothing.compact()
+
+
+async def test_what_is_too_long_even_for_a_summary_is_cut() -> None:
+    def script(messages: list[ChatMessage]) -> Any:
+        tokens = sum(map(estimate_tokens, messages))
+        sizes.append(tokens)
+        return ModelContextOverflowError("too long") if tokens > 2_000 else "S"
+
+    sizes: list[int] = []
+    client = ScriptedClient(script)
+    memory = summarising(client, 100_000)
+    await fill(memory, [USER("a" * 40_000), ASSISTANT("the middle"), USER("z" * 4), *step("1")])
+    await memory.add_message(ASSISTANT("x" * 4_000))
+    assert await memory.compact() == "S"
+    # About a half less each time; the short ones are whole.
+    assert len(sizes) == 4
+    assert sizes == sorted(sizes, reverse=True)
+    asked = str(client.requests[-1].messages[1].content)
+    assert "the middle" in asked
+    assert "result of 1" in asked
+    assert asked.count("too long]") == 2
+    # It is not tried for ever.
+    client = ScriptedClient(lambda messages: ModelContextOverflowError("too long"))
+    memory = summarising(client, 100_000)
+    await fill(memory, [USER("a" * 40_000), ASSISTANT("b")])
+    with pytest.raises(ModelContextOverflowError):
+        await memory.compact()
+    assert len(client.requests) == 4
+    assert len(memory.messages) == 2
+
+
+async def test_material_goes_by_the_window_of_the_model_that_summarises() -> None:
+    # 8,192 tokens for one that would get 100,000.
+    client = ScriptedClient(["S"])
+    memory = CompactionMemory(
+        config=CompactionMemoryConfig(token_threshold=200_000, compact_model_name="gpt-4"),
+        client=client,
+        model_name="gpt-4.1",
+    )
+    await fill(memory, [USER("a" * 400_000), ASSISTANT("b")])
+    await memory.compact()
+    assert sum(map(estimate_tokens, client.requests[0].messages)) < 8_192
+
+
+@given(st.lists(st.integers(0, 100), min_size=1), st.integers(0, 1_000))
+def test_a_limit_is_fair(sizes: list[int], total: int) -> None:
+    limit = fair_limit(sizes, total)
+    assert sum(min(size, limit) for size in sizes) <= max(total, len(sizes))
+    if sum(sizes) > total:
+        # One more for each would be too much.
+        assert sum(min(size, limit + 1) for size in sizes) > total
+    else:
+        assert limit >= max(sizes)
+
+
+async def test_a_summary_that_is_too_long_is_cut() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def note(stats: dict[str, Any]) -> None:
+        await anyio.sleep(1)
+        seen.append(stats)
+
+    memory = summarising(ScriptedClient(["word " * 1_000]), 200, on_compact=note)
+    await fill(memory, [USER("hello " * 150), ASSISTANT("hi"), USER("and now?")])
+    assert estimate_text_tokens(seen[0]["summary"]) == seen[0]["summary_tokens"] <= 100
+    assert seen[0]["summary"].endswith("too long]")
+    assert str(memory.messages[0].content).count(seen[0]["summary"]) == 1
+
+
+async def test_a_summary_that_is_cancelled_is_not_written_any_further() -> None:
+    client = HangingClient()
+    memory = summarising(client)
+    await fill(memory, [USER("a"), ASSISTANT("b")])
+    async with open_runtime() as runtime:
+        with anyio.move_on_after(1) as scope:
+            await memory.compact()
+        assert scope.cancelled_caught
+        await anyio.wait_all_tasks_blocked()
+        assert (client.asked, client.stopped) == (1, 1)
+        assert not runtime.scheduler.running
+    assert memory.messages == [USER("a"), ASSISTANT("b")]
 
 
 async def test_what_comes_while_the_summary_is_written_stays() -> None:
@@ -236,6 +345,14 @@ async def test_what_comes_while_the_summary_is_written_stays() -> None:
         await anyio.sleep(1)
         memory.reset()
     assert memory.messages == []
+    # Not even if it begins as the one before did.
+    await fill(memory, [USER("a"), ASSISTANT("b"), USER("c")])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(memory.compact)
+        await anyio.sleep(1)
+        memory.reset()
+        await memory.add_message(USER("a"))
+    assert memory.messages == [USER("a")]
 
 
 async def test_what_a_stopped_run_leaves_is_added_without_a_summary() -> None:
@@ -280,7 +397,7 @@ async def test_a_state_is_json_and_comes_back() -> None:
         compact_fn=lambda messages, prompt: "S",
         conversation_log_store=None,
     )
-    state = memory.session_state()
+    state = memory.get_session_state()
     assert state == CompactionSessionState([], "", "s1", "/nowhere/at/all", 0)
     state.messages = [USER("a", "aW1n"), *step("1")]
     data = json.loads(json.dumps(state.to_dict()))
@@ -295,6 +412,38 @@ async def test_a_state_is_json_and_comes_back() -> None:
         CompactionSessionState.from_dict(plain.to_dict())
     with pytest.raises(ValueError, match="role"):
         SessionState.from_dict({"messages": [{"role": "nobody"}]})
+
+
+async def test_a_memory_is_restored_from_its_state(tmp_path: Path) -> None:
+    basic = BasicMemory(system_prompt="P")
+    await fill(basic, [USER("a"), *step("1")])
+    data = json.loads(json.dumps(basic.get_session_state().to_dict()))
+    again = BasicMemory.restore(SessionState.from_dict(data), max_tool_result_tokens=7)
+    assert again.get_context() == basic.get_context()
+    memory = logged(tmp_path)
+    memory.set_system_prompt("P")
+    await fill(memory, [USER("a"), ASSISTANT("b")])
+    await memory.compact()
+    await memory.add_message(USER("c"))
+    state = SessionState.from_dict(memory.get_session_state().to_dict())
+    with pytest.raises(TypeError, match="expected a CompactionSessionState, not SessionState"):
+        CompactionMemory.restore(basic.get_session_state())
+    # What is logged afterwards is not in the state.
+    await memory.add_message(ASSISTANT("too late"))
+    restored = CompactionMemory.restore(state, compact_fn=lambda m, p: "S")
+    assert restored.get_context() == memory.get_context()[:-1]
+    assert restored.session_id == "s1"
+    await fill(restored, [ASSISTANT("d"), USER("e")])
+    await restored.compact()
+    assert restored.get_memory_trace()["events"][-1]["compaction_number"] == 2
+    replayed = CompactionMemory.restore_from_log("s1", log_base_path=tmp_path)
+    assert replayed.get_context() == restored.get_context()
+    # So is a session that another memory begins anew.
+    other = logged(tmp_path)
+    other.set_system_prompt("Q")
+    await other.add_message(USER("f"))
+    replayed = CompactionMemory.restore_from_log("s1", log_base_path=tmp_path)
+    assert replayed.get_context() == [ChatMessage.system_message("Q"), USER("f")]
 
 
 # ---------------------------------------------------------------------- logs
@@ -344,6 +493,48 @@ async def test_a_logged_session_is_restored(tmp_path: Path) -> None:
 async def test_an_unknown_session_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no session 'nobody'"):
         CompactionMemory.restore_from_log("nobody", log_base_path=tmp_path)
+
+
+async def test_messages_that_were_cleared_are_not_restored(tmp_path: Path) -> None:
+    memory = logged(tmp_path)
+    await fill(memory, [USER("a"), ASSISTANT("b")])
+    memory.clear_messages()
+    await fill(memory, [USER("c"), ASSISTANT("d"), USER("e")])
+    await memory.compact()
+    await memory.add_message(ASSISTANT("f"))
+    restored = CompactionMemory.restore_from_log("s1", log_base_path=tmp_path)
+    assert restored.messages == memory.messages
+    assert len(restored.messages) == 2
+
+
+async def test_what_cannot_be_logged_is_not_remembered(tmp_path: Path) -> None:
+    class Full(LocalConversationLogStore):
+        is_full = False
+
+        def append(self, session_id: str, entry: dict[str, Any]) -> None:
+            if self.is_full:
+                raise OSError("no space left")
+            super().append(session_id, entry)
+
+    store = Full(tmp_path)
+    memory = CompactionMemory(conversation_log_store=store, compact_fn=lambda m, p: "S")
+    await memory.add_message(USER("a"))
+    store.is_full = True
+    with pytest.raises(OSError, match="no space"):
+        await memory.add_message(ASSISTANT("b"))
+    assert memory.messages == [USER("a")]
+    store.is_full = False
+    await memory.add_message(ASSISTANT("b"))
+    store.is_full = True
+    with pytest.raises(OSError, match="no space"):
+        await memory.compact()
+    assert memory.messages == [USER("a"), ASSISTANT("b")]
+    assert memory.get_memory_trace()["total_events"] == 2
+    store.is_full = False
+    await fill(memory, [ASSISTANT("c"), USER("d")])
+    await memory.compact()
+    restored = CompactionMemory.restore_from_log(memory.session_id, conversation_log_store=store)
+    assert restored.messages == memory.messages
 
 
 async def test_a_broken_entry_is_named(tmp_path: Path) -> None:
