@@ -5,6 +5,7 @@ These classes carry no behaviour of a provider or of the server: everything abov
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args
@@ -51,6 +52,11 @@ def _repr_blob(value: str | None) -> str:
     return "None" if value is None else f"<{len(value)} characters>"
 
 
+# Thoughts are signed and encrypted in base64 too.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
 @attrs.define
 class FunctionCall:
     """What a model wants called: a tool's name, and the arguments as JSON text."""
@@ -89,7 +95,7 @@ class ChatMessage:
     role: Role = attrs.field(validator=_valid_role)
     content: str | None = None
     reasoning: str | None = None
-    reasoning_details: Any = None
+    reasoning_details: Any = attrs.field(default=None, repr=_SHORT.repr)
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -167,7 +173,7 @@ class ChatCompletion:
     model: str
     content: str | None = None
     reasoning: str | None = None
-    reasoning_details: Any = None
+    reasoning_details: Any = attrs.field(default=None, repr=_SHORT.repr)
     tool_calls: list[ToolCall] | None = None
     finish_reason: str = "stop"
     parsed: Any = None

@@ -14,6 +14,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import UnicodeConverter
 
 from motus.errors import MotusError
 from motus.serve.apidocs import render
@@ -85,6 +86,13 @@ class _Connection(TrioASGIHTTPConnection):
         await super().__call__(receive, send_in_peace)
 
 
+class _SessionId(UnicodeConverter):
+    """A UUID's letters may be of either case; the session has one name."""
+
+    def to_python(self, value: str) -> str:
+        return value.lower()
+
+
 class _App(QuartTrio):
     asgi_http_class = _Connection
 
@@ -96,6 +104,7 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
     app.config["MAX_CONTENT_LENGTH"] = None
     # It would answer with a redirect to wherever the Host header says.
     app.url_map.merge_slashes = False
+    app.url_map.converters["session"] = _SessionId
 
     @app.before_serving
     async def _start() -> None:
@@ -168,7 +177,7 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
     async def _create_session() -> Response:
         return await create(str(uuid.uuid4()))
 
-    @app.put("/sessions/<session_id>")
+    @app.put("/sessions/<session:session_id>")
     async def _create_session_as(session_id: str) -> Response:
         if not config.allow_custom_ids:
             response = _json({"detail": "Custom session IDs are not enabled"}, 405)
@@ -191,7 +200,7 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
     async def _list_sessions() -> Response:
         return _json([SessionSummary.of(session) for session in store])
 
-    @app.get("/sessions/<session_id>")
+    @app.get("/sessions/<session:session_id>")
     async def _get_session(session_id: str) -> Response:
         session = find(session_id)
         seconds = parse_wait(request.args)
@@ -202,7 +211,7 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
             raise RequestError(404, "Session deleted")
         return _json(SessionResponse.of(view))
 
-    @app.delete("/sessions/<session_id>")
+    @app.delete("/sessions/<session:session_id>")
     async def _delete_session(session_id: str) -> Response:
         if not await turns.delete(find(session_id)):
             raise RequestError(404, "Session not found")
@@ -211,26 +220,26 @@ def create_app(turns: Turns, store: SessionStore, config: ServerConfig) -> Quart
         del response.headers["Content-Type"]
         return response
 
-    @app.get("/sessions/<session_id>/messages")
+    @app.get("/sessions/<session:session_id>/messages")
     async def _list_messages(session_id: str) -> Response:
         # The state is kept in the very form in which it is answered.
         return Response(find(session_id).state, 200, content_type="application/json")
 
-    @app.post("/sessions/<session_id>/messages")
+    @app.post("/sessions/<session:session_id>/messages")
     async def _send_message(session_id: str) -> Response:
         new = await read(parse_message)
         turns.post(find(session_id), new.message, new.webhook)
         accepted = SessionStatus(session_id, Status.RUNNING)
         return _json(accepted, 202, session_id=session_id)
 
-    @app.post("/sessions/<session_id>/resume")
+    @app.post("/sessions/<session:session_id>/resume")
     async def _resume(session_id: str) -> Response:
         body = await read(parse_resume)
         session = find(session_id)
         turns.resume(session, body.interrupt_id, body.value)
         return _json(SessionStatus(session_id, session.status))
 
-    @app.post("/sessions/<session_id>/cancel")
+    @app.post("/sessions/<session:session_id>/cancel")
     async def _cancel(session_id: str) -> Response:
         session = find(session_id)
         cancelled = await turns.cancel(session)

@@ -16,7 +16,7 @@ from hypercorn.typing import (
 
 from motus.serve.access import IN_PROCESS, Access, Refusal, RequestHead, security_headers
 from motus.serve.config import ServerConfig
-from motus.serve.wire import encode_json
+from motus.serve.strict_json import encode_json
 
 __all__ = ["Guard"]
 

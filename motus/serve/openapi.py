@@ -13,11 +13,8 @@ from motus.messages import ChatMessage, FunctionCall, ToolCall
 from motus.serve.schemas import (
     FALSE_WORDS,
     MAX_WAIT_SECONDS,
-    MAX_WEBHOOK_LENGTH,
     SESSION_UUID,
     TRUE_WORDS,
-    WEBHOOK_TOKEN,
-    WEBHOOK_URL,
     Cancelled,
     CreateSessionBody,
     ErrorBody,
@@ -31,6 +28,7 @@ from motus.serve.schemas import (
     ShapeProblem,
 )
 from motus.serve.session import Status, Webhook
+from motus.serve.webhook_rules import MAX_WEBHOOK_LENGTH, WEBHOOK_TOKEN, WEBHOOK_URL
 
 __all__ = ["describe"]
 
@@ -93,7 +91,10 @@ _COMMON = {
     503: _Answer("The server is full or stopping.", ErrorBody),
 }
 _WITH_BODY = {
-    400: _Answer("The body is not JSON, not UTF-8, not finite, or nested too deep.", ErrorBody),
+    400: _Answer(
+        "The body is not JSON, not UTF-8, not finite, nested too deep, or of too many parts.",
+        ErrorBody,
+    ),
     408: _Answer("The body took too long.", ErrorBody),
     413: _Answer("The body is too large.", ErrorBody),
     422: _Answer("The body has another shape; `loc` leads to the field.", ShapeErrorBody),
@@ -103,7 +104,7 @@ _UUID: Json = {
     "name": _ID,
     "in": "path",
     "required": True,
-    "description": "A UUID.",
+    "description": "A UUID; capitals in it are read as small letters.",
     "schema": {"type": "string", "pattern": f"^{SESSION_UUID}$"},
 }
 _WAIT: Json = {

@@ -12,16 +12,15 @@ from cattrs import BaseValidationError
 from motus.errors import MotusError, ProtocolError
 from motus.messages import ChatMessage, make_converter, message_to_json, structure_problems
 from motus.serve.session import CallWebhook, Session, SessionView, Status, Webhook
-from motus.serve.wire import decode_json, encode_json, encode_state
+from motus.serve.strict_json import MAX_VALUES, check_list, decode_json, encode_json
+from motus.serve.webhook_rules import MAX_WEBHOOK_LENGTH, WEBHOOK_TOKEN, WEBHOOK_URL
+from motus.serve.wire import encode_state, pass_json_through
 
 __all__ = [
     "FALSE_WORDS",
     "MAX_WAIT_SECONDS",
-    "MAX_WEBHOOK_LENGTH",
     "SESSION_UUID",
     "TRUE_WORDS",
-    "WEBHOOK_TOKEN",
-    "WEBHOOK_URL",
     "Cancelled",
     "CreateSessionBody",
     "ErrorBody",
@@ -50,14 +49,11 @@ T = TypeVar("T")
 MAX_WAIT_SECONDS = 300.0
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
-# Both end up in another server's request. These are regular expressions to JSON Schema as well.
-WEBHOOK_URL = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?#][!-~]*)?"
-WEBHOOK_TOKEN = r"[!-~]{1,4096}"  # noqa: S105  # what one may look like
-MAX_WEBHOOK_LENGTH = 2048
-# A UUID in its usual form only: others would be second names for the same session.
+# A UUID in its usual form only, without braces and such; letters may be of either case.
 SESSION_UUID = "-".join(f"[0-9A-Fa-f]{{{length}}}" for length in (8, 4, 4, 4, 12))
 
 _converter = make_converter()
+_session_converter = pass_json_through(make_converter())
 
 
 class RequestError(MotusError):
@@ -185,11 +181,15 @@ class ShapeErrorBody:
 
 def to_json(body: object) -> bytes:
     """A response body. Raises `ProtocolError` for what JSON cannot say."""
-    return encode_json(_converter.unstructure(body))
+    converter = _session_converter if isinstance(body, SessionResponse) else _converter
+    return encode_json(converter.unstructure(body))
 
 
 def webhook_payload(call: CallWebhook) -> bytes:
-    """The body with which a webhook is called: what is null is left out."""
+    """The body with which a webhook is called: what is null is left out.
+
+    Raises `ProtocolError` where a worker has left as its state what is none.
+    """
     view = call.view
     fields: dict[str, Any] = {"session_id": view.session_id, "status": view.status}
     if view.response is not None:
@@ -198,7 +198,9 @@ def webhook_payload(call: CallWebhook) -> bytes:
         fields["error"] = view.error
     body = encode_json(fields)
     if call.webhook.include_messages:
-        # The state is kept in the very form that belongs here, however long it is.
+        # The state is kept in the very form that belongs here, however long it is. But that is a
+        # worker's word, which must not become the server's on anything else in the body.
+        check_list(call.state)
         body = body[:-1] + b',"messages":' + call.state + b"}"
     return body
 
@@ -262,14 +264,14 @@ def _parse(data: bytes, content_type: str) -> Any:
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise RequestError(415, "Content-Type must be application/json")
     try:
-        return decode_json(data)
+        return decode_json(data, max_values=MAX_VALUES)
     except ProtocolError as error:
         raise RequestError(400, f"Request body is {_as_predicate(error)}") from error
 
 
 def _as_predicate(error: ProtocolError) -> str:
     text = str(error)
-    return text if text.startswith(("not ", "nested ")) else f"not valid: {text}"
+    return text if text.startswith(("not ", "nested ", "of ")) else f"not valid: {text}"
 
 
 def _structure(value: object, kind: type[T]) -> T:

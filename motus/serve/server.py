@@ -8,8 +8,8 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Unpack
 
 import attrs
@@ -191,9 +191,11 @@ class AgentServer:
     async def _listening(
         self, home: trio.Nursery, host: str, port: int
     ) -> AsyncIterator[socket.socket]:
-        """A listening socket, once the agent has been imported."""
-        await home.start(self._pool.run)
-        with _listen(host, port) as listener:
+        """A listening socket, once the agent has been imported; that takes longer than to bind."""
+        with _bound(host, port) as listener:
+            await home.start(self._pool.run)
+            with _address_errors(host, port):
+                listener.listen(BACKLOG)
             yield listener
 
     async def _run(self, host: str, port: int) -> None:
@@ -241,21 +243,33 @@ async def _ending_nursery() -> AsyncIterator[trio.Nursery]:
         raise error
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Beforehand, since `create_server` loses its socket over either.
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that has the address, and does not listen yet."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        # As `socket.create_server` does.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family is socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _address_errors(host, port):
+            listener.bind((host, port))
+        yield listener
+
+
+@contextmanager
+def _address_errors(host: str, port: int) -> Iterator[None]:
     try:
-        host.encode("idna")
-    except UnicodeError as error:
-        raise AddressError(f"Could not listen on {host}:{port}: not a host's name") from error
-    if not 0 <= port < 1 << 16:
-        raise AddressError(f"Could not listen on {host}:{port}: not a port's number")
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        # `strerror` of this call repeats the address; the codes of look-ups are negative.
-        code = error.errno or 0
-        reason = os.strerror(code) if code > 0 else error.strerror
+        yield
+    except (OSError, UnicodeError, OverflowError) as error:
+        match error:
+            case UnicodeError():
+                reason = "not a host's name"
+            case OverflowError():
+                reason = "not a port's number"
+            case _:
+                # What is no number of the system is one of a look-up, whose words these are.
+                code = error.errno or 0
+                reason = os.strerror(code) if code > 0 else str(error.strerror)
         raise AddressError(f"Could not listen on {host}:{port}: {reason}") from error
 
 

@@ -51,7 +51,8 @@ from motus.serve.session import (
 )
 from motus.serve.slots import Slots
 from motus.serve.store import SessionStore
-from motus.serve.wire import Failure, Interrupt, Result, Resume, Turn, encode_frame, encode_json
+from motus.serve.strict_json import encode_json
+from motus.serve.wire import Failure, Interrupt, Result, Resume, Turn, encode_frame
 from motus.serve.workers.pool import Worker, WorkerDiedError, WorkerPool
 
 __all__ = [

@@ -24,6 +24,9 @@ from motus.errors import MotusError
 
 __all__ = [
     "MAX_ATTEMPTS",
+    "MAX_WEBHOOK_LENGTH",
+    "WEBHOOK_TOKEN",
+    "WEBHOOK_URL",
     "AddressPolicy",
     "AddressRefusedError",
     "Verdict",
@@ -33,11 +36,36 @@ __all__ = [
     "verdict_of",
 ]
 
+
+def _webhook_url() -> str:
+    """What an http URL looks like that can be called: its host has an address, or may have one."""
+    label = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    # No name ends in a number: that would be an address, and resolvers differ about which.
+    last = "([0-9][0-9-]{0,20}[A-Za-z_]([A-Za-z0-9_-]{0,39}[A-Za-z0-9_])?"
+    last += "|[A-Za-z_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)"
+    name = rf"({label}\.)*{last}\.?"
+    byte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+    four = rf"{byte}(\.{byte}){{3}}"
+    group = "[0-9A-Fa-f]{1,4}"
+    shortened = [f"({group}:){{{n}}}(:{group}){{1,{7 - n}}}" for n in range(1, 7)]
+    six = "|".join(
+        [f"({group}:){{7}}{group}", *shortened, f"({group}:){{1,7}}:", f":((:{group}){{1,7}}|:)"]
+    )
+    port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
+    return rf"https?://({name}|{four}|\[({six})\])(:{port})?([/?#][!-~]*)?"
+
+
 MAX_ATTEMPTS = 10
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
 # A receiver may ask for more than our own pauses, within reason.
 MAX_ASKED_SECONDS = 300.0
+
+# Both end up in another server's request. They are regular expressions to JSON Schema as well, so
+# that the description of the API says all that there is to know.
+WEBHOOK_URL = _webhook_url()
+WEBHOOK_TOKEN = r"[!-~]{1,4096}"  # noqa: S105  # what one may look like
+MAX_WEBHOOK_LENGTH = 2048
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 

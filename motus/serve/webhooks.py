@@ -18,6 +18,7 @@ import attrs
 import httpcore
 import trio
 
+from motus.errors import ProtocolError
 from motus.serve.config import ServerConfig
 from motus.serve.schemas import webhook_payload
 from motus.serve.session import CallWebhook
@@ -208,7 +209,11 @@ class Webhooks:
 
     async def _deliver(self, delivery: _Delivery) -> None:
         try:
-            body = await _off_loop(delivery.size, partial(webhook_payload, delivery.call))
+            try:
+                body = await _off_loop(delivery.size, partial(webhook_payload, delivery.call))
+            except ProtocolError as error:
+                _log(logging.ERROR, delivery, "not delivered: the conversation is %s", error)
+                return
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 async with self._slots:
                     verdict, said, asked = await self._attempt(delivery, body)

@@ -12,12 +12,12 @@ in a fixed table, nothing is guessed, and whatever is malformed raises `Protocol
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
+from functools import partial
+from operator import is_
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import attrs
-from cattrs import BaseValidationError
+from cattrs import BaseValidationError, Converter
 
 from motus.errors import ProtocolError
 from motus.messages import (
@@ -27,12 +27,12 @@ from motus.messages import (
     messages_to_json,
     structure_problems,
 )
+from motus.serve.strict_json import MAX_DEPTH, MAX_VALUES, check_depth, decode_json, encode_json
 
 __all__ = [
     "EMPTY_STATE",
     "FROM_TEMPLATE",
     "FROM_WORKER",
-    "MAX_DEPTH",
     "MAX_FRAME_BYTES",
     "TO_TEMPLATE",
     "TO_WORKER",
@@ -54,15 +54,13 @@ __all__ = [
     "ToTemplate",
     "ToWorker",
     "Turn",
-    "decode_json",
     "decode_state",
     "encode_frame",
-    "encode_json",
     "encode_state",
+    "pass_json_through",
 ]
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-MAX_DEPTH = 64
 # A message stands a few levels deep in the frame that carries it.
 MAX_FRAME_DEPTH = MAX_DEPTH + 8
 # Of what goes into the log and stays with the session, and is read by people.
@@ -119,7 +117,9 @@ class Result:
 
     turn_id: str
     response: ChatMessage
-    message_count: int = attrs.field(validator=attrs.validators.ge(0))
+    message_count: int = attrs.field(
+        validator=[attrs.validators.ge(0), attrs.validators.le(MAX_FRAME_BYTES)]
+    )
     state: bytes = attrs.field(default=EMPTY_STATE, repr=_repr_state)
 
 
@@ -222,7 +222,19 @@ _WITH_STATE = (Turn, Result)
 
 M = TypeVar("M")
 
+
+def pass_json_through(converter: Converter) -> Converter:
+    """Have it not look for objects in lists and dicts of anything.
+
+    For what has been decoded from JSON, as all that the server passes on: there may be much of it.
+    """
+    for kind in (dict, list):
+        converter.register_unstructure_hook_func(partial(is_, kind), lambda value: value)
+    return converter
+
+
 _converter = make_converter(forbid_extra_keys=True)
+_server_converter = pass_json_through(make_converter(forbid_extra_keys=True))
 
 
 def _shortened(text: str, limit: int) -> str:
@@ -239,79 +251,6 @@ def _without_middle(text: str, limit: int) -> str:
     return text[:half] + gap + text[-half:]
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ProtocolError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ProtocolError(f"the number {text[:40]} is out of range")
-    return number
-
-
-def decode_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
-    """The value of a JSON text, by the letter of RFC 8259 and no further.
-
-    Raises `ProtocolError` for what is not JSON or not UTF-8, for NaN, Infinity and numbers beyond
-    a float, for lone surrogates, and for nesting deeper than `max_depth`.
-    """
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ProtocolError(f"not UTF-8: {error.reason} at byte {error.start}") from error
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError as error:
-        raise ProtocolError(f"nested deeper than {max_depth}") from error
-    except ValueError as error:
-        # Not only JSONDecodeError: Python refuses integers of more than some thousand digits.
-        raise ProtocolError(f"not JSON: {error}") from error
-    # Both checks walk the whole value; a look at the bytes spares almost every text of them.
-    _check_depth(value, data, max_depth)
-    if b"\\u" in data:
-        try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ProtocolError("a string contains a lone surrogate") from error
-    return value
-
-
-def _check_depth(value: object, data: bytes, limit: int) -> None:
-    """Raises `ProtocolError` if the value, which `data` stands for, is nested too deeply."""
-    if data.count(b"[") + data.count(b"{") > limit and _depth_exceeds(value, limit):
-        raise ProtocolError(f"nested deeper than {limit}")
-
-
-def _depth_exceeds(value: object, limit: int) -> bool:
-    level = [value] if isinstance(value, dict | list) else []
-    depth = 0
-    while level:
-        depth += 1
-        if depth > limit:
-            return True
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-    return False
-
-
-def encode_json(value: object) -> bytes:
-    """JSON on one line, in UTF-8.
-
-    Raises `ProtocolError` for what JSON cannot say: NaN and Infinity, lone surrogates, objects of
-    other types, nesting without end.
-    """
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"not expressible in JSON: {error}") from error
-
-
 def encode_state(messages: list[ChatMessage]) -> bytes:
     """A session's state as frames and the store carry it.
 
@@ -322,7 +261,7 @@ def encode_state(messages: list[ChatMessage]) -> bytes:
     except RecursionError as error:
         raise ProtocolError(f"nested deeper than {MAX_FRAME_DEPTH}") from error
     state = encode_json(value)
-    _check_depth(value, state, MAX_FRAME_DEPTH)
+    check_depth(value, state, MAX_FRAME_DEPTH)
     return state
 
 
@@ -337,22 +276,25 @@ def decode_state(state: bytes) -> list[ChatMessage]:
 def encode_frame(message: Message, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """The message as a whole frame. Raises `ProtocolError` for what no decoder would accept."""
     try:
-        fields = _converter.unstructure(message)
+        converter = _server_converter if isinstance(message, ToWorker) else _converter
+        fields = converter.unstructure(message)
     except RecursionError as error:
         raise ProtocolError(f"nested deeper than {MAX_FRAME_DEPTH}") from error
     state = fields.pop("state", None)
     body = encode_json({"type": _TAGS[type(message)], **fields})
-    _check_depth(fields, body, MAX_FRAME_DEPTH)
-    if state is not None:
-        body = b"\n".join((body, state))
-    if len(body) > max_frame_bytes:
-        raise ProtocolError(f"a message of {len(body)} bytes (at most {max_frame_bytes})")
-    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+    check_depth(fields, body, MAX_FRAME_DEPTH)
+    # A state can be long: it is copied once.
+    parts = [body] if state is None else [body, b"\n", state]
+    length = sum(map(len, parts))
+    if length > max_frame_bytes:
+        raise ProtocolError(f"a message of {length} bytes (at most {max_frame_bytes})")
+    return b"".join([length.to_bytes(LENGTH_BYTES, "big"), *parts])
 
 
-def _decode(body: bytes, kinds: dict[str, type[M]]) -> M:
-    header, newline, state = body.partition(b"\n")
-    fields = decode_json(header, max_depth=MAX_FRAME_DEPTH)
+def _decode(header: bytes, state: bytes | None, kinds: dict[str, type[M]]) -> M:
+    # A worker is not to make the server build what takes more memory and time than it has.
+    max_values = MAX_VALUES if kinds is FROM_WORKER else None
+    fields = decode_json(header, max_depth=MAX_FRAME_DEPTH, max_values=max_values)
     if not isinstance(fields, dict):
         raise ProtocolError("a message is not an object")
     tag = fields.pop("type", None)
@@ -360,7 +302,7 @@ def _decode(body: bytes, kinds: dict[str, type[M]]) -> M:
     if kind is None:
         raise ProtocolError(f"unknown message type {tag!r:.40}")
     carries_state = issubclass(kind, _WITH_STATE)
-    if bool(newline) != carries_state or "state" in fields:
+    if (state is not None) != carries_state or "state" in fields:
         raise ProtocolError(f"a {tag!r} message {'without' if carries_state else 'with'} a state")
     try:
         message = _converter.structure(fields, kind)
@@ -418,23 +360,17 @@ class FrameDecoder(Generic[M]):
             end = LENGTH_BYTES + length
             if len(self._buffer) < end:
                 return None
+            split = self._buffer.find(b"\n", LENGTH_BYTES, end)
+            # The state can be long: it is copied once.
             with memoryview(self._buffer) as view:
-                body = bytes(view[LENGTH_BYTES:end])
+                header = bytes(view[LENGTH_BYTES : split if split >= 0 else end])
+                state = bytes(view[split + 1 : end]) if split >= 0 else None
             del self._buffer[:end]
-            return _decode(body, self._kinds)
+            return _decode(header, state, self._kinds)
         except ProtocolError as error:
             self._broken = str(error)
             self._buffer.clear()
             raise
-
-    def end(self) -> None:
-        """The stream has ended. Raises `ProtocolError` if that was in the middle of a frame."""
-        if self._broken is not None:
-            raise ProtocolError(self._broken)
-        if self._buffer:
-            self._broken = f"the stream ended with {len(self._buffer)} bytes of a frame"
-            self._buffer.clear()
-            raise ProtocolError(self._broken)
 
     def _length(self) -> int:
         return int.from_bytes(self._buffer[:LENGTH_BYTES], "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from motus.messages import ChatMessage
-from motus.serve.wire import Ready, encode_frame
+from motus.serve.wire import Ready, Turn, encode_frame
 
 Answer = tuple[ChatMessage, list[ChatMessage]]
 
@@ -75,6 +76,35 @@ def say_ready_without_end() -> NoReturn:
     channel = next(n for n in range(200, 1000) if _is_socket(n))
     while True:
         os.write(channel, frames)
+
+
+def _say(header: bytes, state: bytes) -> NoReturn:
+    """End the turn with a Result of one's own making."""
+    # The turn's id is nowhere in the agent's reach but in the objects of the worker.
+    [turn] = [one for one in gc.get_objects() if type(one) is Turn and one.turn_id != "t"]
+    text = b'{"type":"result","turn_id":"%s",%s}' % (turn.turn_id.encode(), header)
+    body = text + b"\n" + state
+    channel = next(n for n in range(200, 1000) if _is_socket(n))
+    with socket.socket(fileno=channel) as server:
+        server.sendall(len(body).to_bytes(4, "big") + body)
+        os._exit(0)
+
+
+RESPONSE = b'"response":{"role":"assistant","content":"fine"}'
+
+
+def forge_a_state() -> NoReturn:
+    _say(RESPONSE + b',"message_count":0', b'[],"session_id":"another"')
+
+
+def forge_a_count() -> NoReturn:
+    _say(RESPONSE + b',"message_count":1' + b"0" * 4000, b"[]")
+
+
+def flood_with_values() -> NoReturn:
+    values = b"[" + b",".join([b"[]"] * 8_000_000) + b"]"
+    response = b'"response":{"role":"assistant","user_params":{"x":%s}}' % values
+    _say(response + b',"message_count":0', b"[]")
 
 
 def _is_socket(number: int) -> bool:

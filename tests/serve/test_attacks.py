@@ -110,6 +110,10 @@ HARM = {
     "deep_reply": f"The agent's answer is {TOO_DEEP}",
     "bottomless_reply": f"The agent's answer is {TOO_DEEP}",
     "say_ready_without_end": "Worker broke the protocol: a message that has no place in a turn",
+    # A list of all sessions shows it.
+    "forge_a_count": "Worker broke the protocol: malformed 'result' message: 'message_count' must",
+    "flood_with_values": "Worker broke the protocol: of too many parts (commas and brackets: at "
+    "most 500000)",
 }
 
 
@@ -117,8 +121,22 @@ HARM = {
 async def test_harm_is_an_error_that_says_what_it_was() -> None:
     async with served(AGENT) as api:
         for content, error in HARM.items():
-            assert await api.error(content) == error
+            assert (await api.error(content)).startswith(error)
             assert await api.answer("fine") == "fine"
+
+
+@pytest.mark.trio
+async def test_a_forged_state_is_the_affair_of_its_session() -> None:
+    async with served(AGENT) as api:
+        session = await api.create()
+        assert (await api.turn(session, "forge_a_state"))["status"] == "idle"
+        # As it was left: the server does not look into it.
+        async with httpx.AsyncClient(base_url=api.http.base_url, trust_env=False) as http:
+            forged = await http.get(f"/sessions/{session}/messages")
+        assert forged.content == b'[],"session_id":"another"'
+        found = await api.turn(session, "fine")
+        assert found["error"].startswith("ProtocolError: not JSON")
+        assert await api.answer("fine") == "fine"
 
 
 @pytest.mark.trio

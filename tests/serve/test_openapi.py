@@ -74,7 +74,7 @@ def test_what_is_said_of_a_field_is_said_of_one_that_exists() -> None:
 async def test_every_route_is_described_and_nothing_else() -> None:
     async with house(nobody) as h:
         served = {
-            (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+            (method, re.sub(r"<session:(\w+)>", r"{\1}", rule.rule))
             for rule in h.http.app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         }

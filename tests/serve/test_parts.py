@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import json
 import logging
 import sys
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from motus.messages import ChatMessage
 from motus.serve.agents import AgentTarget
 from motus.serve.app import create_app
 from motus.serve.config import ServerConfig
 from motus.serve.logs import LogFormatter
+from motus.serve.schemas import RequestError, parse_message
 from motus.serve.session import Session
 from motus.serve.store import MemoryStore, SessionExistsError, StoreFullError
 from motus.serve.turns import Turns
@@ -22,6 +27,52 @@ from motus.serve.workers.pool import WorkerPool
 from tests.serve import agents
 from tests.serve.fakes import Calls
 from tests.serve.support import served
+
+CALLABLE_HOSTS = [
+    "x", "example.com", "a_b.internal", "EXAMPLE.com.", "3com.com", "1f0c", "xn--bcher-kva.example",
+    "a-b", "1.2.3.x", "127.0.0.1", "255.255.255.255", "[::1]", "[::]", "[2001:DB8::1]",
+    "[1:2:3:4:5:6:7:8]", "[1::8]", "[1:2:3:4:5:6:7::]", "[::2:3:4:5:6:7:8]", "x" * 63,
+]  # fmt: skip
+HOSTS_OF_NOBODY = [
+    "", ".", "..", "a..b", ".a", "-a", "a-", "a-.b", "x" * 64, "*", "%31", "a b", "a\\b", "ü.de",
+    "a@b", "a:b@c", "1", "1.2.3", "999.1.1.1", "1.2.3.4.5", "01.2.3.4", "2130706433", "[]", "[1]",
+    "[::::]", "[1:2:3:4:5:6:7:8:9]", "[1:2:3:4:5:6:7:8::]", "[:1:2:3:4:5:6:7]", "[::1", "::1",
+    "[fe80::1%25lo]", "[12345::]", "[::1.2.3.4]",
+]  # fmt: skip
+
+
+def is_callable(url: str) -> bool:
+    body = json.dumps({"content": "x", "webhook": {"url": url}}).encode()
+    try:
+        parse_message(body, "application/json")
+    except RequestError as error:
+        return error.status != 422
+    return True
+
+
+def test_a_webhook_that_could_never_be_called_is_refused_where_it_is_given() -> None:
+    for host in CALLABLE_HOSTS:
+        for url in (f"http://{host}", f"https://{host}:8080/in?a=b#c", f"http://{host}?x"):
+            assert is_callable(url), url
+    for host in HOSTS_OF_NOBODY:
+        assert not is_callable(f"http://{host}/"), host
+    for port in ("1", "80", "9999", "10000", "59999", "65535"):
+        assert is_callable(f"http://x:{port}/"), port
+    for port in ("", "0", "080", "65536", "70000", "99999", "100000", "-1", "a"):
+        assert not is_callable(f"http://x:{port}/"), port
+    for url in ("", "x", "//x/", "http:x", "http//x", "http://x/ y", "http://x/\x7f", "http://x/é"):
+        assert not is_callable(url), url
+
+
+@given(st.lists(st.sampled_from(["::", ":", "1", "ab", "f:", "2:", "12345"]), max_size=12))
+def test_a_webhook_may_have_any_address_of_version_6(parts: list[str]) -> None:
+    host = "".join(parts)
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        assert not is_callable(f"http://[{host}]/")
+    else:
+        assert is_callable(f"http://[{host}]/")
 
 
 def lines_of(*portions: bytes) -> list[str]:

@@ -171,6 +171,23 @@ async def test_custom_ids() -> None:
             assert refused == (400, {"detail": "Session ID must be a valid UUID"})
 
 
+async def test_a_session_has_one_name_whatever_the_case_of_its_letters() -> None:
+    name = "0A1B2C3D-4E5F-4A6B-8C7D-9E0FABCDEF01"
+    async with house(agent, allow_custom_ids=True) as h:
+        status, created = await h.ask("PUT", f"/sessions/{name}")
+        assert (status, created["session_id"]) == (201, name.lower())
+        assert (await h.ask("PUT", f"/sessions/{name.lower()}"))[0] == 409
+        assert len((await h.ask("GET", "/sessions"))[1]) == 1
+        for same in (name, name.lower()):
+            body = {"content": "hello"}
+            status, accepted = await h.ask("POST", f"/sessions/{same}/messages", body)
+            assert (status, accepted["session_id"]) == (202, name.lower())
+            _, found = await h.ask("GET", f"/sessions/{same}?wait=true")
+            assert (found["session_id"], found["status"]) == (name.lower(), "idle")
+        assert (await h.ask("DELETE", f"/sessions/{name}"))[0] == 204
+        assert (await h.ask("GET", f"/sessions/{name.lower()}"))[0] == 404
+
+
 async def test_a_wrong_shape_names_the_field() -> None:
     async with house(agent) as h:
         body = {"state": [{"role": "user"}, {"role": "user", "content": ["x"]}]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import threading
@@ -19,6 +20,7 @@ from motus.serve import AgentServer
 from motus.serve.server import AddressError
 from tests.serve import agents, edge_agents
 from tests.serve.support import (
+    PATIENCE,
     Api,
     ServerProcess,
     alive,
@@ -173,6 +175,20 @@ async def test_leaving_the_block_lets_turns_finish_and_answers_who_waits(tmp_pat
 
             nursery.start_soon(finish)
     assert outcomes == ["idle"]
+
+
+@pytest.mark.trio
+@pytest.mark.realtime
+async def test_an_address_that_is_taken_is_an_error_before_the_agent_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "slow_to_import.py").write_text("import time; time.sleep(1000)")
+    with socket.create_server(("127.0.0.1", 0)) as other, trio.fail_after(PATIENCE):
+        port = other.getsockname()[1]
+        with pytest.raises(AddressError, match=r"Address already in use$"):
+            async with AgentServer("slow_to_import:agent").serving(port=port):
+                pass
 
 
 @pytest.mark.trio

@@ -25,6 +25,7 @@ from trio.testing import MockClock
 from motus.messages import ChatMessage
 from motus.serve.config import ServerConfig
 from motus.serve.session import CallWebhook, SessionView, Status, Webhook
+from motus.serve.strict_json import check_list, encode_json
 from motus.serve.webhook_rules import (
     MAX_ATTEMPTS,
     AddressPolicy,
@@ -246,6 +247,31 @@ def call(
 ) -> CallWebhook:
     view = SessionView(f"session-{number}", Status.IDLE, ChatMessage.assistant_message("hello"))
     return CallWebhook(Webhook(url, **webhook), f"turn-{number}", view, b'[{"role":"user"}]')
+
+
+NO_LISTS = [
+    b"", b"[", b"]", b"[]]", b"[[]", b"{}", b"1", b"[1}", b"[1,]", b"[,1]", b"[1 2]", b"[1,2",
+    b"[NaN]", b'[],"session_id":"another"', b'[{}],"session_id":"another","x":[', b'"[]"',
+    b"[\xff]", b'["]', b"[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", NO_LISTS, ids=lambda state: str(state)[:40])
+@pytest.mark.trio
+async def test_a_worker_cannot_say_what_is_the_servers_to_say(
+    state: bytes, clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Network(lambda _: reply(200))
+    async with webhooks(network) as hooks:
+        hooks.deliver(attrs.evolve(call(1, include_messages=True), state=state))
+        await done(hooks)
+    assert network.received == []
+    assert "not delivered: the conversation is not a JSON list" in caplog.text
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.integers())))
+def test_whatever_is_a_list_may_be_said(state: list[Any]) -> None:
+    check_list(encode_json(state))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,19 @@ import trio
 import trio.testing
 
 from motus.serve.wire import Failure
-from tests.serve.pools import children, outcome, pooled, template_of
-from tests.serve.support import ROOT, Api, alive, reported_async, served, until, until_async
+from motus.serve.workers.output import OutputPipe
+from motus.serve.workers.worker import Worker
+from tests.serve.pools import children, ignore, outcome, pooled, template_of
+from tests.serve.support import (
+    ROOT,
+    Api,
+    ServerProcess,
+    alive,
+    reported_async,
+    served,
+    until,
+    until_async,
+)
 
 pytestmark = [pytest.mark.trio, pytest.mark.realtime]
 
@@ -30,6 +42,8 @@ KILLS_OF_THE_TEMPLATE = 200 if SOAK else 10
 # The bounds are one second and two; the rest is for a busy machine.
 FINAL_SECONDS = 5.0
 ORPHAN_SECONDS = 6.0
+# A template that does not answer is given one second; it were five, and nine in all, before.
+STUCK_SECONDS = 4.0
 
 # What an agent does to its process, and what the session's error says then.
 WAYS = {
@@ -217,6 +231,70 @@ async def test_a_template_that_cannot_come_back_is_an_error_of_the_turns_until_i
         with trio.fail_after(20):
             while (await api.turn(await api.create(), ""))["status"] != "idle":
                 pass
+
+
+async def test_a_stopped_template_does_not_hold_up_the_end_of_a_turn(tmp_path: Path) -> None:
+    """Cancelled or killed: and the turns of others go on."""
+    async with served("tests.serve.worker_agents:misbehave", max_workers=3) as api:
+        for way in ("cancel", "die"):
+            directory = tmp_path / way
+            directory.mkdir()
+            bystander, session = await api.create(), await api.create()
+            go = {"how": "hang", "directory": str(directory), "name": "other"}
+            await api.post(bystander, json.dumps(go))
+            other = await reported_async(directory, "other")
+            wish = {"how": "hang", "directory": str(directory), "name": "worker"}
+            await api.post(session, json.dumps(wish))
+            worker = await reported_async(directory, "worker")
+            template = template_of()
+            os.kill(template, signal.SIGSTOP)
+            began = trio.current_time()
+            if way == "cancel":
+                answer = await api.http.post(f"/sessions/{session}/cancel")
+                assert answer.json()["cancelled"] is True
+            else:
+                os.kill(worker, signal.SIGKILL)
+                assert (await api.wait(session))["error"].startswith(DIED)
+            assert trio.current_time() - began < STUCK_SECONDS
+            assert not alive(worker)
+            assert alive(other)
+            await until_async(lambda: not alive(template), "the stuck template's end")  # noqa: B023  # waited for here
+            await api.http.post(f"/sessions/{bystander}/cancel")
+            assert not alive(other)
+        assert await api.answer("{}") == '"fine"'
+
+
+async def test_a_stopped_template_does_not_hold_up_a_graceful_stop(tmp_path: Path) -> None:
+    wish = {"how": "hang", "directory": str(tmp_path), "name": "worker"}
+    agent = "tests.serve.worker_agents:misbehave"
+    with ServerProcess(agent, tmp_path / "log", "--shutdown-timeout", "0.1") as server:
+        server.post(server.create(), json.dumps(wish))
+        worker = await reported_async(tmp_path, "worker")
+        template = template_of(server.process.pid)
+        os.kill(template, signal.SIGSTOP)
+        began = trio.current_time()
+        server.signal(signal.SIGTERM)
+        await until_async(lambda: server.process.poll() is not None, "the server's end")
+        assert trio.current_time() - began < STUCK_SECONDS
+        assert server.process.returncode == 0
+        assert not alive(worker)
+        assert not alive(template)
+
+
+async def test_a_worker_that_comes_when_nobody_waits_any_more_is_let_go() -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = os.pipe()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    worker = Worker("w", stream, OutputPipe(reader, ignore), lambda: None)
+    worker.exited(None)
+    descriptor = os.dup(reader)
+    worker.forked(os.getpid(), descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    os.close(writer)
+    await worker.output.forward()
+    await stream.aclose()
+    theirs.close()
 
 
 async def test_a_stopped_template_does_not_stop_the_pool_from_closing(

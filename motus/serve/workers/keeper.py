@@ -125,7 +125,7 @@ class TemplateProcess:
             theirs.callback(os.close, writer)
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
             output = OutputPipe(reader, _log_line)
-            worker = self._workers[worker_id] = Worker(worker_id, stream, output)
+            worker = self._workers[worker_id] = Worker(worker_id, stream, output, self.kill)
             self._tasks.start_soon(output.forward)
             await self._send(Fork(worker_id), (channel.fileno(), writer))
         return worker

@@ -40,7 +40,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 STEADY_SECONDS = 10.0
 # So many that never came to make a worker: then turns are told instead of waiting for the next.
 DEATHS_UNTIL_ERROR = 3
-CLOSE_SECONDS = 3.0
+# For templates to end all that their workers have started; they need some milliseconds.
+CLOSE_SECONDS = 1.0
 
 
 class WorkerPool:

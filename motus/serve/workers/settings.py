@@ -8,7 +8,7 @@ import attrs
 from cattrs import Converter
 
 from motus.messages import make_converter
-from motus.serve.wire import decode_json, encode_json
+from motus.serve.strict_json import decode_json, encode_json
 
 __all__ = ["Backend", "Mode", "WorkerSettings"]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
+from collections.abc import Callable
 
 import anyio
 import trio
@@ -34,6 +36,9 @@ CLEAN_UP_SECONDS = 0.2
 # What is killed needs the kernel's attention, not ours; what is left after that long is stuck in
 # the kernel, and waiting for it would stop the server.
 REAP_SECONDS = 5.0
+# A template is told of a death by a signal, and reaps at once. One that has not after that long has
+# been stopped, or traced.
+REPORT_SECONDS = 1.0
 
 
 class WorkerDiedError(MotusError):
@@ -57,10 +62,20 @@ def describe_status(status: int | None) -> str:
 
 
 class Worker:
-    """One process that serves one turn. Made by a template, used by one turn."""
+    """One process that serves one turn. Made by a template, used by one turn.
 
-    def __init__(self, worker_id: str, stream: trio.SocketStream, output: OutputPipe) -> None:
+    `kill_template` is called when the template does not see to the dead.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        stream: trio.SocketStream,
+        output: OutputPipe,
+        kill_template: Callable[[], None],
+    ) -> None:
         self.worker_id = worker_id
+        self._kill_template = kill_template
         self.output = output
         self.pid: int | None = None
         self._process: int | None = None
@@ -123,6 +138,11 @@ class Worker:
             with anyio.move_on_after(REAP_SECONDS):
                 await self._forked.wait()
                 self.kill()
+                with anyio.move_on_after(REPORT_SECONDS):
+                    await self._exited.wait()
+                if self._is_unreaped():
+                    logger.error("the template does not see to the dead, and is killed")
+                    self._kill_template()
                 await self._exited.wait()
             if not self.has_exited:
                 logger.error("worker %s does not end, though it was killed", self.pid)
@@ -177,6 +197,10 @@ class Worker:
 
     def forked(self, pid: int, process: int | None) -> None:
         """The process is there; `process` is a descriptor that stands for it, if there is one."""
+        if self.has_exited and process is not None:
+            # It was given up before; its channel is closed, which ends it.
+            os.close(process)
+            return
         self.pid, self._process = pid, process
         self._forked.set()
 
@@ -211,6 +235,19 @@ class Worker:
                     os.killpg(self.pid, signal.SIGKILL)
         finally:
             self.exited(None)
+
+    def _is_unreaped(self) -> bool:
+        """Whether the process is dead and nobody has taken note of it."""
+        if self._process is None:
+            return False
+        ended = select.poll()
+        ended.register(self._process, select.POLLIN)
+        try:
+            # What has been reaped cannot be signalled any more.
+            signal.pidfd_send_signal(self._process, 0)
+        except ProcessLookupError:
+            return False
+        return bool(ended.poll(0))
 
     def _shut_down(self, how: int) -> None:
         with contextlib.suppress(OSError):
