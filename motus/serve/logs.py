@@ -27,7 +27,7 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
     0x2029: "\\u2029",
 }
 # Of libraries that log whole URLs and headers; a webhook's URL is a secret.
-_QUIET = ("httpcore", "httpx")
+_QUIET = ("httpcore", "httpcore2", "httpx", "httpx2")
 
 
 def _stamp(record: logging.LogRecord) -> str:

@@ -102,7 +102,7 @@ def test_what_was_configured_before_is_back_afterwards(pipe: tuple[int, int]) ->
 def test_libraries_that_log_urls_are_quiet(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     with logging_to(writer, "debug"):
-        for name in ("httpx", "httpcore.http11"):
+        for name in ("httpx", "httpcore.http11", "httpx2", "httpcore2.http2"):
             logging.getLogger(name).info("http://hooks.example/s3cret")
         logging.getLogger("motus.serve").debug("seen")
     assert len(read_lines(reader)) == 1

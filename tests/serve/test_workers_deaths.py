@@ -20,7 +20,7 @@ import trio.testing
 
 from motus.serve.wire import Failure
 from motus.serve.workers.output import OutputPipe
-from motus.serve.workers.worker import Worker
+from motus.serve.workers.worker import Worker, WorkerDiedError
 from tests.serve.pools import children, ignore, outcome, pooled, template_of
 from tests.serve.support import (
     ROOT,
@@ -295,6 +295,31 @@ async def test_a_worker_that_comes_when_nobody_waits_any_more_is_let_go() -> Non
     await worker.output.forward()
     await stream.aclose()
     theirs.close()
+
+
+async def test_how_a_worker_died_is_waited_for_if_it_is_dead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = os.pipe()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    worker = Worker("w", stream, OutputPipe(reader, ignore), lambda: None)
+    with subprocess.Popen(["true"]) as process:  # noqa: ASYNC220  # it is over at once
+        worker.forked(process.pid, os.pidfd_open(process.pid))
+    theirs.close()
+
+    async def report() -> None:
+        # By a template on a machine that is busy.
+        await trio.sleep(1.9)
+        worker.exited(-signal.SIGKILL)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report)
+        with pytest.raises(WorkerDiedError, match="SIGKILL"):
+            await worker.receive()
+    os.close(writer)
+    await worker.output.forward()
+    await stream.aclose()
 
 
 async def test_a_stopped_template_does_not_stop_the_pool_from_closing(

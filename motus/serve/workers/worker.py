@@ -113,6 +113,10 @@ class Worker:
             if not data:
                 with anyio.move_on_after(EXIT_AFTER_END_SECONDS):
                     await self._exited.wait()
+                if self._is_dead():
+                    # How it died is known to the template alone, for which the machine is too busy.
+                    with anyio.move_on_after(REPORT_SECONDS):
+                        await self._exited.wait()
                 raise WorkerDiedError(self._cause())
             self._decoder.feed(data)
         if isinstance(message, Interrupt):
@@ -236,18 +240,24 @@ class Worker:
         finally:
             self.exited(None)
 
-    def _is_unreaped(self) -> bool:
-        """Whether the process is dead and nobody has taken note of it."""
+    def _is_dead(self) -> bool:
+        """Whether the process is known to have died, though nobody has said so."""
         if self._process is None:
             return False
         ended = select.poll()
         ended.register(self._process, select.POLLIN)
+        return bool(ended.poll(0))
+
+    def _is_unreaped(self) -> bool:
+        """Whether the process is dead and nobody has taken note of it."""
+        if self._process is None:
+            return False
         try:
             # What has been reaped cannot be signalled any more.
             signal.pidfd_send_signal(self._process, 0)
         except ProcessLookupError:
             return False
-        return bool(ended.poll(0))
+        return self._is_dead()
 
     def _shut_down(self, how: int) -> None:
         with contextlib.suppress(OSError):
