@@ -103,6 +103,16 @@ async def test_two_spares_wait_and_are_replaced() -> None:
         assert set(children(template)) != spares
 
 
+async def test_when_memory_runs_out_workers_go_before_the_server() -> None:
+    def likelihood(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    async with pooled("look") as pool:
+        template = template_of()
+        worker = (await outcome(pool))["likelihood"]
+        assert worker == likelihood(template) > likelihood(os.getpid())
+
+
 async def test_more_turns_than_spares_run_at_the_same_time(tmp_path: Path) -> None:
     async with pooled("wait") as pool, trio.open_nursery() as nursery:
         for number in range(6):

@@ -41,6 +41,7 @@ def look(message: ChatMessage, state: State) -> Answer:
         "parameters": message.user_params,
         "random": random.random(),
         "core": resource.getrlimit(resource.RLIMIT_CORE),
+        "likelihood": int(Path("/proc/self/oom_score_adj").read_text()),
         "files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "interrupt signal": callable(signal.getsignal(signal.SIGINT)),
         "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),  # noqa: PTH208  # numbers

@@ -19,6 +19,7 @@ __all__ = [
     "WORKER_VARIABLE",
     "WorkerMark",
     "adopt_orphans",
+    "be_killed_first",
     "carries_mark",
     "child_processes",
     "collapse_heap",
@@ -43,6 +44,8 @@ MIB = 1 << 20
 # <linux/prctl.h>, <linux/mman.h>
 PR_SET_CHILD_SUBREAPER = 36
 MADV_COLLAPSE = 25
+# Thousandths of all memory that the system counts as ours beside what we use.
+KILLED_FIRST = 500
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.getenv.restype = ctypes.c_void_p
@@ -121,6 +124,13 @@ def adopt_orphans() -> None:
 def forbid_core_dumps() -> None:
     """No image of this process, with the secrets in it, is written when it crashes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def be_killed_first() -> None:
+    """When memory runs out, the system kills this process, or one that it starts, before others."""
+    file = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        file.write_text(str(max(int(file.read_text()), KILLED_FIRST)))
 
 
 def limit_resources(settings: WorkerSettings) -> None:

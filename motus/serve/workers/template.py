@@ -52,6 +52,7 @@ from motus.serve.workers.process import (
     WORKER_VARIABLE,
     WorkerMark,
     adopt_orphans,
+    be_killed_first,
     carries_mark,
     child_processes,
     collapse_heap,
@@ -318,6 +319,8 @@ def main() -> NoReturn:
     lifeline = move_away(inherited)
     os.close(inherited)
     forbid_core_dumps()
+    # It and its workers can be replaced; the server holds the sessions.
+    be_killed_first()
     adopt_orphans()
     mark = WorkerMark()
     channel = take_channel()
