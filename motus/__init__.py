@@ -57,9 +57,53 @@ _OF_TOOLS = frozenset(
     {"FunctionTool", "InputSchema", "Tools", "normalize_tools", "tool", "tools", "tools_from"}
 )
 
+# Names that are looked for here, and where they are.
+_ELSEWHERE = {
+    "motus.agent": ("AgentBase", "ReActAgent", "UsageLimitExceeded", "UsageLimits"),
+    "motus.guardrails": (
+        "GuardrailTripped",
+        "InputGuardrailTripped",
+        "OutputGuardrailTripped",
+        "ToolInputGuardrailTripped",
+        "ToolOutputGuardrailTripped",
+    ),
+    "motus.memory": ("BasicMemory", "CompactionMemory"),
+    "motus.models": (
+        "AnthropicChatClient",
+        "BaseChatClient",
+        "CachePolicy",
+        "ChatCompletion",
+        "ChatMessage",
+        "GeminiChatClient",
+        "ModelError",
+        "OpenAIChatClient",
+        "OpenRouterChatClient",
+        "ReasoningConfig",
+        "ToolCall",
+    ),
+    "motus.runtime": (
+        "AgentRuntime",
+        "HookEvent",
+        "TaskPolicy",
+        "cancelled",
+        "check_cancelled",
+        "get_runtime",
+        "register_agent_task",
+        "task_hook",
+    ),
+    "motus.serve": ("AgentServer", "ServableAgent"),
+    "motus.serve.interrupt": ("interrupt",),
+    "motus.testing": ("ScriptedClient", "answer_interrupts"),
+    "motus.tools": ("AgentTool", "DictTools", "LocalShell", "Tool", "builtin_tools"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'motus' has no attribute {name!r}")
-    home = "motus.tools" if name in _OF_TOOLS else "motus.runtime"
-    return getattr(import_module(home), name)
+    if name in __all__:
+        home = "motus.tools" if name in _OF_TOOLS else "motus.runtime"
+        return getattr(import_module(home), name)
+    for home, names in _ELSEWHERE.items():
+        if name in names:
+            # Of an AttributeError, `from motus import name` would drop the text.
+            raise ImportError(f"{name} is in {home}: from {home} import {name}", name=name)
+    raise AttributeError(f"module 'motus' has no attribute {name!r}")

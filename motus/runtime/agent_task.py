@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -134,13 +135,7 @@ class AgentTaskDefinition(Generic[R_co]):
 
         TypeError for a name that is not one of TaskPolicy's, ValueError for a value out of range.
         """
-        known = {field.name for field in attrs.fields(TaskPolicy)}
-        unknown = sorted(set(changes) - known)
-        if unknown:
-            raise TypeError(
-                f"unknown policy {', '.join(unknown)}: it must be one of "
-                f"{', '.join(sorted(known | {'num_returns'}))}"
-            )
+        _check_known("policy", changes, PolicyOptions)
         spec = self._spec
         changed = make_spec(
             self._fn,
@@ -234,6 +229,7 @@ def agent_task(
     on_start: Hook = None,
     on_end: Hook = None,
     on_error: Hook = None,
+    **unknown: Any,
 ) -> Any:
     """Make a function, or any callable, a task: `@agent_task` or `@agent_task(retries=2)`.
 
@@ -242,6 +238,7 @@ def agent_task(
     options that begin with `retry_` are those of `TaskPolicy`; `on_start`, `on_end` and `on_error`
     are hooks, one or a list, for this task alone. ValueError if a value is out of range.
     """
+    _check_known("option", unknown, TaskOptions)
     policy = TaskPolicy(
         retries=retries,
         timeout=timeout,
@@ -288,6 +285,16 @@ def register_agent_task(
     return AgentTaskDefinition(func, spec).call_from(frame.f_code, frame.f_lasti, args, kwargs)
 
 
+def _check_known(kind: str, given: Mapping[str, Any], options: type) -> None:
+    known = options.__annotations__
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(
+            f"unknown {kind} {', '.join(unknown)}: it must be one of "
+            f"{', '.join(sorted({*known, 'num_returns'}))}"
+        )
+
+
 def _hooks(on_start: Hook, on_end: Hook, on_error: Hook) -> dict[str, tuple[Callback, ...]]:
     given = {"task_start": on_start, "task_end": on_end, "task_error": on_error}
     hooks: dict[str, tuple[Callback, ...]] = {}
@@ -309,15 +316,24 @@ def make_spec(
     task_type: str,
     hooks: Mapping[str, tuple[Callback, ...]],
 ) -> TaskSpec:
-    """What is the same for every call of the function. ValueError for a wrong `num_returns`."""
+    """What is the same for every call of the function.
+
+    ValueError for a wrong `num_returns`, TypeError for an asynchronous generator function.
+    """
     if not isinstance(num_returns, int) or isinstance(num_returns, bool) or num_returns < 1:
         raise ValueError(f"num_returns must be a whole number of at least 1, not {num_returns!r}")
     plain: Any = fn
     while isinstance(plain, functools.partial):
         plain = plain.func
+    name = getattr(plain, "__qualname__", type(plain).__qualname__)
+    if inspect.isasyncgenfunction(plain):
+        raise TypeError(
+            f"'{name}' cannot be a task: an `async def` with `yield` gives values one by one, and "
+            "a task has one result. Return a list of them, or call a task for each."
+        )
     return TaskSpec(
         fn,
-        name=getattr(plain, "__qualname__", type(plain).__qualname__),
+        name=name,
         is_coroutine=gives_a_coroutine(plain),
         policy=policy,
         num_returns=num_returns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from motus.runtime.scheduler import GraphScheduler
 
 __all__ = ["run_attempts"]
+
+_log = logging.getLogger("motus.runtime")
 
 
 async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs: Any) -> Any:
@@ -50,6 +53,13 @@ async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
             raise error
         if not policy.is_retried(error, failures):
             raise error
+        _log.debug(
+            "Task '%s' (id=%d): attempt %d failed, and there will be another",
+            node.af_spec.name,
+            node.af_id,
+            failures,
+            exc_info=error,
+        )
         scheduler.graph.attempt_failed(node, error)
         scheduler.follow_up()
         await scheduler.childless(node)

@@ -16,16 +16,41 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.to_thread
 import sniffio
 import trio
 
-__all__ = ["Backend", "Event", "loop_identity", "make_backend", "thread_safe_caller"]
+__all__ = [
+    "Backend",
+    "Event",
+    "explain_wrong_loop",
+    "loop_identity",
+    "make_backend",
+    "thread_safe_caller",
+]
 
 Runner = Callable[[], Coroutine[Any, Any, None]]
+
+# By the loop that runs: what a call of the other library raises in it, and what to do then.
+_WRONG_LOOP: Final = {
+    "trio": (
+        ("no running event loop", "unrecognized yield message"),
+        (
+            "This task runs on trio and called asyncio. Use anyio, or run on asyncio: set "
+            "MOTUS_BACKEND=asyncio, and start a server with --backend asyncio."
+        ),
+    ),
+    "asyncio": (
+        ("must be called from async context", "Task got bad yield"),
+        (
+            "This task runs on asyncio and called trio. Use anyio, or run on trio: start a loop of "
+            "your own with trio.run, set MOTUS_BACKEND=trio, start a server with --backend trio."
+        ),
+    ),
+}
 
 
 class Event(Protocol):
@@ -358,3 +383,16 @@ def thread_safe_caller() -> Callable[[Callable[[], object]], object]:
         return trio.lowlevel.current_trio_token().run_sync_soon
     loop = asyncio.get_running_loop()
     return functools.partial(loop.call_soon_threadsafe, context=copy_context())
+
+
+def explain_wrong_loop(error: BaseException, running: str) -> None:
+    """Add a note, once, to the error of a body that has called the library of the other loop."""
+    text = error.args[0] if type(error) in (RuntimeError, TypeError) and error.args else None
+    words, advice = _WRONG_LOOP[running]
+    # Not `str(error)`: what a user's error was made of may refuse.
+    if (
+        type(text) is str
+        and any(word in text for word in words)
+        and advice not in getattr(error, "__notes__", ())
+    ):
+        error.add_note(advice)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType, TracebackType
 
-from motus.runtime.node import Node
+from motus.runtime.node import CANCELLING, Node
 
-__all__ = ["Failure", "creation_chain"]
+__all__ = ["Failure", "creation_chain", "is_made_of", "log_failures", "warn_of_dropped"]
 
 _log = logging.getLogger("motus.runtime")
 
@@ -27,9 +28,10 @@ class Failure:
 
     def __init__(self, error: BaseException, about: Callable[[], str] | None) -> None:
         """`about` gives the beginning of the line in the log; without it there will be none."""
-        self.error = error
         self._about = about
         self._traceback = _without_our_frames(error.__traceback__)
+        # Our frames lead to the node, and so back to this: a circle, which would delay the log.
+        self.error = _with_traceback(error, self._traceback)
         self._retrieved = about is None
 
     @classmethod
@@ -40,8 +42,8 @@ class Failure:
         instruction = node.af_instruction
 
         def about() -> str:
-            place = "" if code is None else f", called at {_place(code, instruction, name)},"
-            return f"Task '{name}' (id={number}){place}"
+            place = _called_at(code, instruction, name)
+            return f"Task '{name}' (id={number}){place}{place and ','}"
 
         return cls(error, about)
 
@@ -55,10 +57,23 @@ class Failure:
         """Whether anybody has asked."""
         return self._retrieved
 
-    def __del__(self) -> None:
+    def tell(self) -> None:
+        """Log it, unless somebody has asked for it or it was logged before."""
         if not getattr(self, "_retrieved", True) and self._about is not None:
-            error = _with_traceback(self.error, self._traceback)
+            error = self.retrieve()
             _log.error("%s failed, and nobody asked for its result", self._about(), exc_info=error)
+
+    __del__ = tell
+
+
+def log_failures() -> None:
+    """Log those that nobody has asked for until now: at the end of the program, the last chance.
+
+    Afterwards the interpreter takes down what logging needs before the futures that are left.
+    """
+    for one in gc.get_objects():
+        if type(one) is Failure:
+            one.tell()
 
 
 def creation_chain(node: Node) -> list[str]:
@@ -71,6 +86,54 @@ def creation_chain(node: Node) -> list[str]:
         above = above.af_parent
     lines.reverse()
     return lines
+
+
+def warn_of_dropped(nodes: Iterable[Node]) -> None:
+    """Say in the log how many tasks are lost with these, and where the first of them was called.
+
+    What they are children of is lost too, and what depends on any of them; what was told to stop
+    already is not, for somebody wanted that.
+    """
+    seen: set[int] = set()
+    count, first = 0, None
+    search = list(nodes)
+    while search:
+        node = search.pop()
+        if node.af_state >= CANCELLING or node.af_id in seen:
+            continue
+        seen.add(node.af_id)
+        if node.af_spec.is_observed:
+            count += 1
+            if first is None or node.af_id < first.af_id:
+                first = node
+        if node.af_parent is not None:
+            search.append(node.af_parent)
+        if isinstance(node.af_dependents, list):
+            search += node.af_dependents
+        elif node.af_dependents is not None:
+            search.append(node.af_dependents)
+    if first is not None:
+        name = first.af_spec.name
+        _log.warning(
+            "Motus runtime shut down, unfinished tasks dropped: %d. The first is '%s' (id=%d)%s. "
+            "Before the program ends, resolve() the futures that matter.",
+            count,
+            name,
+            first.af_id,
+            _called_at(first.af_code, first.af_instruction, name),
+        )
+
+
+def is_made_of(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether it is such an error, or a group of nothing else, however deep."""
+    errors = [error]
+    while errors:
+        one = errors.pop()
+        if isinstance(one, BaseExceptionGroup):
+            errors += one.exceptions
+        elif not isinstance(one, kind):
+            return False
+    return True
 
 
 def _note(node: Node, error: BaseException) -> None:
@@ -89,6 +152,10 @@ def _with_traceback(error: BaseException, traceback: TracebackType | None) -> Ba
         return error.with_traceback(traceback)
     except Exception:  # noqa: BLE001 - as above: frozen ones take none
         return error
+
+
+def _called_at(code: CodeType | None, instruction: int, name: str) -> str:
+    return "" if code is None else f", called at {_place(code, instruction, name)}"
 
 
 def _place(code: CodeType, instruction: int, name: str) -> str:

@@ -19,6 +19,7 @@ import anyio
 
 from motus.runtime.backends import loop_identity
 from motus.runtime.current import current
+from motus.runtime.failures import log_failures
 from motus.runtime.hooks import HookManager
 from motus.runtime.node import Node
 from motus.runtime.scheduler import GraphScheduler
@@ -58,11 +59,12 @@ class AgentRuntime:
     def shutdown(self) -> None:
         """Stop every task; futures that are not done fail with RuntimeError. Idempotent.
 
-        For a background runtime this returns when its thread has ended, or after 5 seconds.
+        For a background runtime this returns when its thread has ended, or after 5 seconds, and
+        the log says how many tasks were dropped.
         """
-        if not self.scheduler.closed:
-            self.scheduler.shut_down()
         thread = self._thread
+        if not self.scheduler.closed:
+            self.scheduler.shut_down(warn=thread is not None)
         if thread is not None and thread is not threading.current_thread():
             thread.join(EXIT_GRACE)
 
@@ -235,6 +237,7 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     runtime = _registry.background
     if runtime is not None:
+        log_failures()
         runtime.shutdown()
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from motus.runtime.node import Node
+from motus.runtime.node import DONE, Node
 from motus.runtime.policy import TaskSpec, gives_a_coroutine
 from motus.runtime.submit import submit
 from motus.runtime.types import MAGIC_TASK
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from motus.runtime.future import AgentFuture
 
 __all__ = ["Operators"]
+
+
+# How a program writes the operations that are no calls.
+_SIGNS: Final = {"__eq__": "==", "__ne__": "!=", "__contains__": "in"}
 
 
 def _inline(name: str, fn: Callable[..., Any]) -> TaskSpec:
@@ -49,14 +53,27 @@ def _reflected(name: str, fn: Callable[..., Any]) -> Callable[..., AgentFuture[A
 
 
 def _barrier(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+    operation = _SIGNS.get(name, f"{name.strip('_')}()")
+
     def method(self: AgentFuture[Any], *others: Any) -> Any:
         _warn(name)
-        value = self.af_result()
-        return fn(value, *(o.af_result() if isinstance(o, type(self)) else o for o in others))
+        futures = type(self)
+        value = _value(self, operation)
+        return fn(value, *(_value(o, operation) if isinstance(o, futures) else o for o in others))
 
     method.__name__ = name
     method.__doc__ = "Blocks until the value is there."
     return method
+
+
+def _value(future: AgentFuture[Any], operation: str) -> Any:
+    if future.af_state < DONE:
+        reason = (
+            f" Here {operation} needs the value of task '{future.af_spec.name}' "
+            f"(id={future.af_id}): apply it to what 'await' returns."
+        )
+        future.af_runtime.block(future, None, reason)
+    return future.af_result()
 
 
 def _warn(name: str) -> None:

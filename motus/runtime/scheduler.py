@@ -21,11 +21,17 @@ import anyio
 import anyio.abc
 from sniffio import current_async_library_cvar as async_library
 
-from motus.runtime.backends import Event, loop_identity, make_backend, thread_safe_caller
+from motus.runtime.backends import (
+    Event,
+    explain_wrong_loop,
+    loop_identity,
+    make_backend,
+    thread_safe_caller,
+)
 from motus.runtime.containers import replace_futures
 from motus.runtime.current import current
 from motus.runtime.cycles import circle, waits_for_itself
-from motus.runtime.failures import Failure
+from motus.runtime.failures import Failure, is_made_of, warn_of_dropped
 from motus.runtime.graph import ENDED, NOTIFY, STOP, Graph
 from motus.runtime.jobs import Jobs
 from motus.runtime.node import CANCELLING, DONE, Extra, Node
@@ -122,20 +128,25 @@ class GraphScheduler:
             # Nobody asked for the result of the body that it reached: it was meant for the program.
             raise interrupt.retrieve()
 
-    def shut_down(self) -> None:
+    def shut_down(self, *, warn: bool = False) -> None:
         """Have everything stopped; futures that are not done fail with `SHUTTING_DOWN`.
 
         From any thread; returns at once. `until_shut_down` returns in whoever serves the runtime.
+        With `warn` the log says what is lost.
         """
         self.is_shut_down = True
-        self.post(self._shut_down, None, None)
+        self.post(self._shut_down, warn, None)
 
     async def until_shut_down(self) -> None:
         """Wait for `shut_down`."""
         await self._shutdown_asked.wait()
 
-    def _shut_down(self, _one: None, _two: None) -> None:
+    def _shut_down(self, warn: bool, _: None) -> None:
         if self.graph.poison is None:
+            if warn:
+                # First of what was cancelled on purpose, which is not lost.
+                self._tell_everybody()
+                warn_of_dropped(self._roots())
             self.graph.poison = Failure(RuntimeError(SHUTTING_DOWN), None)
             self._cancel_everything()
             self.follow_up()
@@ -192,9 +203,13 @@ class GraphScheduler:
         self._tell_everybody()
 
     def _cancel_everything(self) -> None:
+        self.graph.closing = True
+        self.graph.cancel_all(self._roots())
+
+    def _roots(self) -> list[Node]:
+        """What is ready, runs, or waits for another runtime: all the rest waits for these."""
         graph = self.graph
-        graph.closing = True
-        graph.cancel_all([*graph.ready, *self.running.values(), *graph.foreign_waits.values()])
+        return [*graph.ready, *self.running.values(), *graph.foreign_waits.values()]
 
     def _close_inbox(self) -> None:
         """No loop will look after what is left, or still comes: finish it here and now."""
@@ -279,12 +294,15 @@ class GraphScheduler:
         """Call `notify` in this scheduler's loop when the node has finished."""
         self.post(self._add_waiter, node, (key, notify))
 
-    def block(self, node: Node, timeout: float | None) -> None:
-        """Block this thread until the node has finished; TimeoutError after `timeout` seconds."""
+    def block(self, node: Node, timeout: float | None, reason: str = "") -> None:
+        """Block this thread until the node has finished; TimeoutError after `timeout` seconds.
+
+        `reason` ends the error of a call in the loop, where it is no call of `resolve`.
+        """
         if self.thread_id == get_ident() and not self.closed:
             raise RuntimeError(
                 "resolve() called from the runtime event loop — this may lead to a deadlock. "
-                "Use 'await future' instead."
+                f"Use 'await future' instead.{reason}"
             )
         if loop_identity() is not None:
             warnings.warn(
@@ -452,39 +470,21 @@ class GraphScheduler:
 
     def body_raised(self, node: Node, error: BaseException) -> None:
         """A body ended with an exception: a failure, or the end of one that was told to stop."""
-        if node.af_state == CANCELLING or _is_made_of(error, self.backend.cancelled):
+        if node.af_state == CANCELLING or is_made_of(error, self.backend.cancelled):
             self.graph.stopped(node)
             return
-        self._explain_backend(error)
+        self.explain_backend(error)
         failure = Failure.of(node, error)
         if self._is_block and isinstance(error, KeyboardInterrupt):
             self._interrupt = failure
         self.graph.fail(node, failure)
 
-    def _explain_backend(self, error: BaseException) -> None:
-        if self.backend.name != "trio" or type(error) not in (RuntimeError, TypeError):
-            return
-        text = str(error)
-        if "no running event loop" in text or "unrecognized yield message" in text:
-            error.add_note(
-                "This task runs on trio and called asyncio. Use anyio, or run on asyncio: set "
-                "MOTUS_BACKEND=asyncio, and start a server with --backend asyncio."
-            )
+    def explain_backend(self, error: BaseException) -> None:
+        """Give an error that comes of calling the other loop's library a note that says so."""
+        explain_wrong_loop(error, self.backend.name)
 
     def _kick(self) -> None:
         # First the flag: what is posted from here on kicks again.
         self._kicked = False
         if self.inbox and not self.runners.awake:
             self.runners.wake()
-
-
-def _is_made_of(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether it is such an error, or a group of nothing else, however deep."""
-    errors = [error]
-    while errors:
-        one = errors.pop()
-        if isinstance(one, BaseExceptionGroup):
-            errors += one.exceptions
-        elif not isinstance(one, kind):
-            return False
-    return True

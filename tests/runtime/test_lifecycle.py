@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -58,6 +59,11 @@ async def later(x: int, seconds: float = 0.01) -> int:
 async def forever() -> int:
     await anyio.sleep_forever()
     return 0
+
+
+@agent_task
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 @agent_task
@@ -483,7 +489,8 @@ def test_the_interpreter_exits_with_open_tasks(backend: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "2"
-    assert not done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "unfinished tasks dropped: 3. The first is 'forever'" in line
 
 
 @pytest.mark.slow
@@ -499,9 +506,174 @@ def test_a_stuck_thread_delays_the_exit_by_a_few_seconds_at_most(backend: str) -
     assert done.returncode == 0, done.stderr
 
 
+DROPPED = "Motus runtime shut down, unfinished tasks dropped: "
+
+
+@agent_task
+async def parent() -> list[AgentFuture[int]]:
+    return [inc(forever()), forever()]
+
+
+@agent_task
+async def starts_one() -> None:
+    forever()
+
+
+@agent_task(num_returns=2)
+async def pair() -> tuple[int, int]:
+    await anyio.sleep_forever()
+    return 1, 2
+
+
+@agent_task(retries=1)
+async def stubborn() -> int:
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(0.3)
+    return 1
+
+
+def started(future: AgentFuture[Any]) -> AgentFuture[Any]:
+    while not any(state in repr(future) for state in ("running", "settling")):
+        time.sleep(0.001)
+    return future
+
+
+def cancelled(future: AgentFuture[Any], *others: AgentFuture[Any]) -> None:
+    for one in (future, *others):
+        assert cancel(one)
+
+
+# What is open at a shutdown, how many tasks are lost by that, and which of them is named.
+OPEN: list[tuple[str, Callable[[], object], int, str]] = [
+    ("one that waits for another", lambda: inc(forever()), 2, "forever"),
+    ("two that wait for the same", lambda: [inc(one) for one in [forever()] * 2], 3, "forever"),
+    ("an operator", lambda: inc(started(forever())) + 1, 3, "forever"),
+    ("a body on a thread", lambda: started(nap(0.1)), 1, "nap"),
+    ("futures that a body has returned", lambda: started(parent()), 4, "parent"),
+    ("a child of a body that is over", lambda: started(starts_one()), 2, "starts_one"),
+    ("several results", lambda: pair(), 1, "pair"),
+    ("nothing", lambda: resolve(inc(1)), 0, ""),
+    ("one of two cancelled", lambda: cancelled(inc(forever())), 1, "forever"),
+    ("cancelled", lambda: cancelled(started(forever()), later(1, 10)), 0, ""),
+    ("children of what was cancelled", lambda: cancelled(started(parent())), 0, ""),
+    ("a thread's body that was cancelled", lambda: cancelled(started(nap(0.1))), 0, ""),
+    ("what waits for what stops slowly", lambda: inc(slowly_cancelled()), 0, ""),
+]
+
+
+def slowly_cancelled() -> AgentFuture[int]:
+    future = started(stubborn())
+    assert cancel(future)
+    return future
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "first"), [row[1:] for row in OPEN], ids=[row[0] for row in OPEN]
+)
+def test_a_shutdown_says_what_it_drops(
+    make: Callable[[], object],
+    count: int,
+    first: str,
+    background: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = make()
+    shutdown()
+    shutdown()
+    texts = [record.getMessage() for record in caplog.records]
+    if count:
+        (text,) = texts
+        assert text.startswith(f"{DROPPED}{count}. The first is '{first}' (id=")
+        assert f', called at File "{__file__}", line ' in text
+        assert text.endswith("resolve() the futures that matter.")
+    else:
+        assert not texts
+    del kept
+
+
+def test_what_was_cancelled_just_before_a_shutdown_was_not_dropped(
+    background: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    family = started(starts_one())
+    below = inc(family)
+    runtime, both_are_posted = get_runtime(), threading.Event()
+    runtime.scheduler.post(lambda *_: both_are_posted.wait(10), None, None)
+    cancel(family)
+    runtime.scheduler.shut_down(warn=True)
+    both_are_posted.set()
+    runtime.shutdown()
+    assert below.af_done()
+    assert not caplog.records
+
+
+LAST_WORDS = """
+import time
+import anyio
+from motus import agent_task
+
+@agent_task
+async def fails(): raise ValueError("the reason")
+
+@agent_task
+async def forever(): await anyio.sleep_forever()
+
+fails()
+kept = fails()
+while not kept.af_done(): time.sleep(0.001)
+forever()
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_program_that_waits_for_nothing_ends_with_the_truth(backend: str) -> None:
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        env={**os.environ, "MOTUS_BACKEND": backend},
+    )
+    assert time.monotonic() - begun < 5
+    assert (done.returncode, done.stdout) == (0, "")
+    said = [line for line in done.stderr.splitlines() if "(id=" in line]
+    assert len(said) == 3, done.stderr
+    assert [DROPPED in line for line in said] == [False, False, True]
+    assert all("failed, and nobody asked for its result" in line for line in said[:2])
+    assert "line 15, in <module>: forever" in said[2]
+    assert done.stderr.count("ValueError: the reason") == 2
+
+
 def test_the_names_of_the_package_are_those_of_the_runtime() -> None:
     for name in motus.__all__:
         assert getattr(motus, name) is not None
     assert motus.agent_task is agent_task
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = motus.nothing
+
+
+ELSEWHERE = """
+import sys
+from motus import _ELSEWHERE as elsewhere
+before = set(sys.modules)
+for home, names in elsewhere.items():
+    for name in names:
+        try:
+            exec(f"from motus import {name}")
+        except ImportError as error:
+            assert str(error) == f"{name} is in {home}: from {home} import {name}"
+        else:
+            raise AssertionError(name)
+assert set(sys.modules) == before
+for home, names in elsewhere.items():
+    for name in names:
+        exec(f"from {home} import {name}")
+"""
+
+
+def test_names_of_other_packages_lead_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.returncode == 0, done.stderr

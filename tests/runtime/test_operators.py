@@ -221,6 +221,30 @@ async def test_a_barrier_in_the_runtimes_own_loop_is_refused() -> None:
             assert bool(future)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (str, "str()"),
+        (bool, "bool()"),
+        (lambda x: f"{x}", "format()"),
+        (lambda x: x == 5, "=="),
+        (lambda x: 5 in x, "in"),
+    ],
+)
+async def test_a_barrier_that_is_refused_says_which_it_was_and_of_which_task(
+    operation: Callable[[Any], Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTUS_QUIET_SYNC", "1")
+    async with open_runtime():
+        with pytest.raises(RuntimeError) as caught:
+            operation(later(5))
+    begin, _, end = str(caught.value).partition(" Here ")
+    assert begin.endswith("Use 'await future' instead.")
+    assert end.startswith(f"{name} needs the value of task 'later' (id=")
+    assert end.endswith("apply it to what 'await' returns.")
+
+
 @pytest.mark.realtime
 @pytest.mark.usefixtures("background")
 def test_looking_at_a_future_adds_no_task() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import anyio
@@ -44,6 +45,21 @@ async def test_the_last_error_is_the_tasks() -> None:
         with pytest.raises(ValueError, match="attempt 3"):
             await agent_task(retries=2)(flaky)()
     assert len(flaky.calls) == 3
+
+
+async def test_an_attempt_that_another_follows_is_logged_at_debug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG, "motus.runtime"):
+        async with open_runtime():
+            with pytest.raises(ValueError, match="attempt 3"):
+                await agent_task(retries=2)(Flaky(5))()
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.DEBUG]
+    for number, record in enumerate(caplog.records, 1):
+        assert "'Flaky'" in record.getMessage()
+        assert f"attempt {number} failed" in record.getMessage()
+        assert record.exc_info is not None
+        assert str(record.exc_info[1]) == f"attempt {number}"
 
 
 async def test_the_delay_is_between_attempts() -> None:

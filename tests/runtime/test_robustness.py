@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 from motus.runtime import (
     AgentFuture,
@@ -71,7 +72,18 @@ class HasNoTextError(RuntimeError):
         raise OSError("no text")
 
 
-ODD_ERRORS = [FrozenError(), TakesNoNotesError(), HasOddNotesError(), HasNoTextError()]
+class HasNoText:
+    def __str__(self) -> str:
+        raise OSError("no text")
+
+
+ODD_ERRORS = [
+    FrozenError(),
+    TakesNoNotesError(),
+    HasOddNotesError(),
+    HasNoTextError(),
+    RuntimeError(HasNoText()),
+]
 
 
 @pytest.mark.parametrize("error", ODD_ERRORS, ids=lambda error: type(error).__name__)
@@ -92,6 +104,29 @@ async def test_odd_exceptions_are_the_tasks_own(error: Exception, policy: Any) -
                 with pytest.raises(type(error)):
                     await one
         assert await bystander == "fine"
+
+
+@pytest.mark.parametrize(
+    ("anyio_backend", "other"), [("trio", asyncio), ("asyncio", trio)], indirect=["anyio_backend"]
+)
+@pytest.mark.parametrize("policy", [{}, {"retries": 1}])
+async def test_a_body_that_calls_the_other_library_is_told_so(
+    anyio_backend_name: str, other: Any, policy: Any
+) -> None:
+    async def calls_it() -> None:
+        await other.sleep(0.01)
+
+    wrong: Callable[[], AgentFuture[None]] = agent_task(**policy)(calls_it)
+
+    @agent_task
+    async def above() -> None:
+        await wrong()
+
+    async with open_runtime():
+        with pytest.raises(RuntimeError) as caught:
+            await above()
+    told = f"runs on {anyio_backend_name} and called {other.__name__}. Use anyio"
+    assert [told in note for note in caught.value.__notes__].count(True) == 1
 
 
 class Liar:

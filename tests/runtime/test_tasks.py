@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -18,7 +18,13 @@ import anyio
 import pytest
 import sniffio
 
-from motus.runtime import AgentFuture, agent_task, open_runtime, resolve
+from motus.runtime import (
+    AgentFuture,
+    agent_task,
+    open_runtime,
+    register_agent_task,
+    resolve,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -585,6 +591,23 @@ def test_unknown_policies_are_refused() -> None:
         agent_task(3)  # type: ignore[call-overload]  # the mistake that is tested
     with pytest.raises(TypeError, match="takes a future"):
         resolve(3)  # type: ignore[call-overload]  # the mistake that is tested
+
+
+def test_unknown_options_are_refused_with_those_that_are_known() -> None:
+    with pytest.raises(TypeError, match=r"unknown option retry: .* num_returns, .* retries"):
+        agent_task(retry=2)  # type: ignore[call-overload]  # the mistake that is tested
+
+
+def test_an_async_generator_function_is_refused() -> None:
+    async def ticks(count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number
+
+    for wrong in (ticks, functools.partial(ticks, 3)):
+        with pytest.raises(TypeError, match=r"ticks' cannot be a task: .* Return a list"):
+            agent_task(wrong)
+        with pytest.raises(TypeError, match="cannot be a task"):
+            register_agent_task(wrong)
 
 
 def test_recursion_limits_are_left_alone() -> None:
