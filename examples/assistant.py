@@ -47,7 +47,8 @@ def script(messages: list[ChatMessage]) -> Reply:
         return "You said: " + "; ".join(said[:-1])
     return (
         f"I am a script, because no key of a provider is set ({', '.join(PROVIDERS)}). "
-        f"You have said {len(said)} thing(s)."
+        f"You have said {len(said)} thing(s). Try 'What time is it?', 'What do you remember?' or "
+        "'Forget it all'."
     )
 
 
@@ -60,3 +61,6 @@ agent = ReActAgent(
     tools=[time_now, forget],
     timeout=300,
 )
+
+if __name__ == "__main__":
+    raise SystemExit("Serve it: python -m motus.serve start examples.assistant:agent")

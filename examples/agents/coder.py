@@ -71,3 +71,6 @@ agent = ReActAgent(
     max_steps=40,
     timeout=600,
 )
+
+if __name__ == "__main__":
+    raise SystemExit("Serve it: python -m motus.serve start examples.agents.coder:agent")

@@ -19,11 +19,17 @@ from motus.agent.conversation import closing_messages, with_calls_closed
 from motus.agent.deadline import Deadline
 from motus.agent.names import variable_of
 from motus.agent.outcomes import guard_value
+from motus.agent.parameters import (
+    check_model,
+    check_reasoning,
+    check_response_format,
+    check_timeout,
+    functions,
+    memory_of,
+)
 from motus.agent.turns import Turns
 from motus.guardrails import Guardrail, run_guardrails
 from motus.memory.base import BaseMemory
-from motus.memory.basic import BasicMemory
-from motus.memory.compaction import CompactionMemory
 from motus.memory.windows import known_context_window
 from motus.messages import ChatMessage, ToolCall, ToolDefinition
 from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
@@ -61,8 +67,8 @@ class AgentBase(ABC, Generic[T]):
     every tool call has a result, so that the next call goes on from there.
 
     `timeout` is for the whole run, in seconds, without those in which a human was asked. `memory`
-    is used instead of one of `memory_type`. The name is that of the caller's variable unless it is
-    given.
+    is used instead of one of `memory_type`; two agents that run at once must not share one. The
+    name is that of the caller's variable unless it is given.
     """
 
     def __init__(
@@ -82,18 +88,20 @@ class AgentBase(ABC, Generic[T]):
         reasoning: ReasoningConfig = AUTO_REASONING,
         cache_policy: CachePolicy | str = CachePolicy.AUTO,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        check_model(client, model_name)
+        check_response_format(response_format)
+        check_timeout(timeout)
+        check_reasoning(reasoning)
         self._client = client
         self._model_name = model_name
         self._name = name
         self._response_format = response_format
         self._timeout = timeout
-        self._input_guardrails = _functions("input_guardrails", input_guardrails)
-        self._output_guardrails = _functions("output_guardrails", output_guardrails)
+        self._input_guardrails = functions("input_guardrails", input_guardrails)
+        self._output_guardrails = functions("output_guardrails", output_guardrails)
         self._reasoning = reasoning
         self._cache_policy = CachePolicy(cache_policy)
-        self._memory = memory if memory is not None else _new_memory(memory_type)
+        self._memory = memory_of(memory, memory_type)
         self._memory.set_model(client=client, model_name=model_name)
         if system_prompt is not None or memory is None:
             self.system_prompt = system_prompt
@@ -144,6 +152,8 @@ class AgentBase(ABC, Generic[T]):
 
     @system_prompt.setter
     def system_prompt(self, prompt: str | None) -> None:
+        if prompt is not None and not isinstance(prompt, str):
+            raise TypeError(f"system_prompt must be a text, not {type(prompt).__name__}")
         self._memory.set_system_prompt(prompt or "")
 
     @property
@@ -463,21 +473,3 @@ async def _closed(session: Any) -> None:
     closing = session.aclose()
     if inspect.isawaitable(closing):
         await closing
-
-
-def _functions(name: str, given: Iterable[Guardrail] | None) -> list[Guardrail]:
-    if callable(given):
-        raise TypeError(f"{name} must be a list of functions: put {given!r:.80} into one")
-    functions = list(given or ())
-    for one in functions:
-        if not callable(one):
-            raise TypeError(f"{name} must be a list of functions, not {one!r:.80}")
-    return functions
-
-
-def _new_memory(kind: str) -> BaseMemory:
-    if kind == "basic":
-        return BasicMemory()
-    if kind == "compact":
-        return CompactionMemory()
-    raise ValueError(f"Unknown memory_type {kind!r}: it must be 'basic' or 'compact'")

@@ -76,6 +76,13 @@ class ReActAgent(AgentBase[T]):
         step_callback: StepCallback | None = None,
         usage_limits: UsageLimits | None = None,
     ) -> None:
+        if step_callback is not None and not callable(step_callback):
+            raise TypeError(f"step_callback must be a function, not {step_callback!r:.80}")
+        if usage_limits is not None and not isinstance(usage_limits, UsageLimits):
+            raise TypeError(
+                "usage_limits must be UsageLimits(tokens=..., cost=..., tool_calls=...), "
+                f"not {usage_limits!r:.80}"
+            )
         super().__init__(
             client,
             model_name,
@@ -92,8 +99,6 @@ class ReActAgent(AgentBase[T]):
             reasoning=reasoning,
             cache_policy=cache_policy,
         )
-        if step_callback is not None and not callable(step_callback):
-            raise TypeError(f"step_callback must be a function, not {step_callback!r:.80}")
         self._step_callback = step_callback
         self._usage_limits = usage_limits
 

@@ -105,6 +105,11 @@ class CompactionMemory(CompactionBase):
         client: BaseChatClient | None = None,
         model_name: str | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, CompactionMemoryConfig):
+            raise TypeError(
+                "config must be a CompactionMemoryConfig(token_threshold=..., ...), "
+                f"not {config!r:.80}"
+            )
         self.config = config or CompactionMemoryConfig()
         super().__init__(
             model_name=model_name,

@@ -391,5 +391,6 @@ async def read_out(rest: AsyncIterator[Any]) -> bool:
 
 def missing_sdk(provider: str, package: str, extra: str) -> ImportError:
     return ImportError(
-        f"the {provider} client needs the package '{package}': pip install 'motus-agents[{extra}]'"
+        f"the {provider} client needs the package '{package}': "
+        f"pip install 'motus-agents[{extra}]', or in a clone pip install '.[{extra}]'"
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
 from anyio.lowlevel import checkpoint
 
 from motus.serve.interrupt import interrupts_through
+from motus.testing.errors import UnforeseenError
 
 __all__ = ["AskedInterrupts", "answer_interrupts"]
 
@@ -41,20 +42,39 @@ def answer_interrupts(
             response, state = await agent(message, [])
         assert asked.payloads[0]["type"] == "tool_approval"
 
-    Payloads are checked as in a server. Where there are more questions than answers, `interrupt()`
-    raises `AssertionError`; what the function raises, such as `EOFError`, it raises too.
+    Payloads are checked as in a server. What the function raises, such as `EOFError`, `interrupt()`
+    raises too. Where there are more questions than answers it raises `UnforeseenError`, and so does
+    the end of the block, whatever has become of that; also if answers of a list are left over.
     """
-    asked = AskedInterrupts(answers if callable(answers) else _in_order(answers))
+    in_order = None if callable(answers) else _InOrder(answers)
+    asked = AskedInterrupts(in_order or answers)  # type: ignore[arg-type]  # one of them is callable
     with interrupts_through(asked):
         yield asked
+    if in_order is not None:
+        in_order.check()
 
 
-def _in_order(answers: Iterable[Any]) -> Callable[[dict[str, Any]], Any]:
-    left = iter(answers)
+class _InOrder:
+    """Answers that are given once each."""
 
-    def answer(payload: dict[str, Any]) -> Any:
-        for value in left:
+    def __init__(self, answers: Iterable[Any]) -> None:
+        if isinstance(answers, str | Mapping):
+            raise TypeError(f"the answers must be a list: pass [{answers!r:.80}]")
+        # A generator may have no end.
+        self._count = self._left = len(answers) if isinstance(answers, Sized) else 0
+        self._answers = iter(answers)
+        self._unanswered: UnforeseenError | None = None
+
+    def __call__(self, payload: dict[str, Any]) -> Any:
+        for value in self._answers:
+            self._left -= 1
             return value
-        raise AssertionError(f"no answer is left for the interrupt {payload!r:.200}")
+        self._unanswered = UnforeseenError(f"no answer is left for the interrupt {payload!r:.200}")
+        raise self._unanswered
 
-    return answer
+    def check(self) -> None:
+        if self._unanswered is not None:
+            # A tool that was called by hand has made a result of it.
+            raise self._unanswered
+        if self._left > 0:
+            raise UnforeseenError(f"answers that were not asked for: {self._left} of {self._count}")

@@ -50,6 +50,9 @@ class ScriptedClient(RequestChatClient):
     def __init__(
         self, replies: Iterable[Reply] | ReplyFunction, *, usage: Mapping[str, Any] | None = None
     ) -> None:
+        if isinstance(replies, str | Mapping):
+            # It could be gone through, letter by letter or name by name.
+            raise TypeError(f"the replies must be a list: pass [{replies!r:.80}]")
         self._function = replies if callable(replies) else None
         self._replies = [] if callable(replies) else list(replies)
         self._usage = usage

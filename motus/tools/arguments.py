@@ -99,7 +99,8 @@ class SignatureArguments:
     """The arguments of a function as its signature describes them.
 
     Parameters without an annotation, private ones, those that a `partial` has set, `self`, `cls`,
-    `*args` and `**kwargs` are not told to a model, which cannot set them either.
+    `*args` and `**kwargs` are not told to a model, which cannot set them either. `untold` are those
+    of them that a call cannot do without, for want of an annotation.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -114,6 +115,7 @@ class SignatureArguments:
         ]
         annotations = _annotations(function, [parameter.name for parameter in told])
         self._parameters = [parameter for parameter in told if parameter.name in annotations]
+        self.untold = [p.name for p in told if p.name not in annotations and p.default is p.empty]
         fields = [
             (p.name, annotations[p.name], ... if p.default is p.empty else p.default)
             for p in self._parameters

@@ -31,6 +31,7 @@ from motus.tools.results import (
     encode_json,
     encode_text,
     is_failure,
+    log_failure,
     to_jsonable,
 )
 
@@ -53,8 +54,11 @@ class Tool(ABC):
     `tool(arguments)` takes the arguments as the JSON text of an object and returns a future of the
     result as JSON. `tool.run(arguments)` is the same for a conversation: there a result that is a
     string stays as it is. Each call is a `tool_call` task, which fails where the call does: that
-    is what hooks and traces see.
+    is what hooks and traces see. What `invoke` raises is logged as well.
     """
+
+    # False for our own tools, whose errors are written for a model.
+    logs_failures = True
 
     def __init__(
         self,
@@ -177,11 +181,21 @@ class Tool(ABC):
             # What guardrails give to private parameters is hidden from the model, and no less so
             # from the clients of the session.
             shown = {k: v for k, v in given.items() if k in told or not k.startswith("_")}
-            await _ask_approval(self.name, shown)
-        result = await self.invoke(given)
-        if self.output_guardrails:
-            result = await run_tool_output_guardrails(self.output_guardrails, result)
-        return encode(result)
+            try:
+                await _ask_approval(self.name, shown)
+            except RuntimeError as error:
+                # There is no session, so that this tool will never run.
+                log_failure(self.name, error)
+                raise
+        try:
+            result = await self.invoke(given)
+            if not self.output_guardrails:
+                return encode(result)
+        except BaseException as error:
+            if self.logs_failures:
+                log_failure(self.name, error)
+            raise
+        return encode(await run_tool_output_guardrails(self.output_guardrails, result))
 
 
 async def _ask_approval(name: str, arguments: dict[str, Any]) -> None:

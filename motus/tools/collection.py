@@ -74,6 +74,8 @@ class DictTools(Tools):
 class _UnknownTool(Tool):
     """Stands for a name that a model has made up: calls fail and say what there is."""
 
+    logs_failures = False
+
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__("unknown_tool")
         self._asked = name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
@@ -32,6 +33,8 @@ __all__ = ["FunctionTool", "Parameters", "ReturnType", "ToolOptions", "ToolSchem
 
 Parameters = ParamSpec("Parameters")
 ReturnType = TypeVar("ReturnType")
+
+_log: Final = logging.getLogger("motus.tools")
 
 # A pydantic model, or a JSON schema that the model is told while the signature checks.
 ToolSchema = type[BaseModel] | dict[str, Any]
@@ -119,6 +122,7 @@ class FunctionTool(Tool):
             on_error=options.on_error,
         )
         self.func = func
+        self.logs_failures = not str(getattr(inside, "__module__", "")).startswith("motus.")
         self._on_thread = _on_thread(func)
         self._positional = _positional_only(func)
         self._set_schema(
@@ -182,6 +186,14 @@ class FunctionTool(Tool):
             arguments = SchemaArguments(self.func, schema)
         elif schema is None or isinstance(schema, dict):
             arguments = SignatureArguments(self.func)
+            if arguments.untold and not self.input_guardrails:
+                # No warning of Python's, which is an error in many tests.
+                _log.warning(
+                    "tool '%s' cannot be called: a model neither sees nor sets a parameter without "
+                    "an annotation, and there is no default for %s",
+                    self.name,
+                    ", ".join(arguments.untold),
+                )
         else:
             raise TypeError(
                 f"the schema of {self.name} must be a pydantic model or a JSON schema, "

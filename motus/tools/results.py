@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from typing import Any, Final
 
@@ -10,7 +11,20 @@ import anyio
 import attrs
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-__all__ = ["encode_error", "encode_json", "encode_text", "is_failure", "to_jsonable"]
+from motus.errors import TaskCancelledError
+from motus.guardrails import GuardrailTripped
+from motus.runtime.current import current
+
+__all__ = [
+    "encode_error",
+    "encode_json",
+    "encode_text",
+    "is_failure",
+    "log_failure",
+    "to_jsonable",
+]
+
+_log: Final = logging.getLogger("motus.tools")
 
 # Made once: `json.dumps` makes one each time that it is called with options.
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -50,6 +64,20 @@ def is_failure(error: BaseException) -> bool:
     """
     stops = (KeyboardInterrupt, GeneratorExit, anyio.get_cancelled_exc_class())
     return not any(isinstance(one, stops) for one in _leaves(error))
+
+
+def log_failure(name: str, error: BaseException) -> None:
+    """Log what a tool has raised, as a warning: a model that is told of a bug tells nobody.
+
+    Not what is meant for the model alone, or for the tool: guardrails that trip, rejections,
+    cancellation. To be called in the task of the call.
+    """
+    if not is_failure(error):
+        return
+    if all(isinstance(one, GuardrailTripped | TaskCancelledError) for one in _leaves(error)):
+        return
+    current.get().af_runtime.explain_backend(error)
+    _log.warning("tool '%s' failed, and the model is told", name, exc_info=error)
 
 
 def to_jsonable(value: Any, what: str = "the result") -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NewType
 
 import anyio
 import attrs
@@ -225,6 +225,7 @@ async def test_reasoning_and_cache_policy_reach_the_client() -> None:
         ({"memory_type": "database"}, "'database'.*'basic' or 'compact'"),
         ({"cache_policy": "sometimes"}, "sometimes"),
         ({"timeout": 0}, "timeout must be a positive number"),
+        ({"timeout": "30"}, "timeout must be a positive number of seconds, not '30'"),
         ({"max_steps": 0}, "max_steps must be a positive whole number"),
         ({"max_steps": True}, "max_steps must be a positive whole number"),
         ({"tools": [weather, weather]}, "Duplicate tool name: weather"),
@@ -244,11 +245,49 @@ def test_wrong_parameters_are_refused(options: dict[str, Any], text: str) -> Non
             "output_guardrails must be a list of functions, not .polite.",
         ),
         ({"step_callback": "print"}, "step_callback must be a function, not 'print'"),
+        (
+            {"system_prompt": ChatMessage.system_message("P")},
+            "system_prompt must be a text, not ChatMessage",
+        ),
+        ({"reasoning": "high"}, r"a ReasoningConfig, such as .*\(effort='high'\), not 'high'"),
+        ({"response_format": {"type": "json"}}, "response_format must be a class .*, not dict"),
+        ({"response_format": "City"}, "response_format must be a class .*, not str"),
+        ({"response_format": UsageLimits()}, "response_format must be a class .*, not UsageLimits"),
+        ({"usage_limits": {"tokens": 5}}, r"must be UsageLimits\(.*, not {'tokens': 5}"),
+        ({"memory": CompactionMemory}, r"must be an object .*: pass CompactionMemory\(...\)"),
+        ({"memory": "compact"}, "memory must be an object of a BaseMemory, not str$"),
     ],
 )
-def test_what_cannot_be_called_is_refused(options: dict[str, Any], text: str) -> None:
+def test_what_would_fail_later_is_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(TypeError, match=text):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "text"),
+    [
+        ("gpt-4o", ScriptedClient([]), "a client and then .*, not str and ScriptedClient"),
+        ("sk-secret", "gpt-4o", "a client and then .*, not str and str"),
+        (ScriptedClient([]), None, "a client and then .*, not ScriptedClient and NoneType"),
+        (ScriptedClient, "gpt-4o", r"is a class: pass ScriptedClient\(...\)"),
+    ],
+)
+def test_a_client_comes_before_a_name(client: Any, model: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text) as refused:
+        ReActAgent(client, model)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [list[int], int | None, Any, dict[str, int], NewType("N", int)])
+def test_whatever_describes_a_type_may_be_a_response_format(kind: Any) -> None:
+    assert make(response_format=kind).response_format is kind
+
+
+async def test_a_conversation_is_handed_over_with_its_memory() -> None:
+    memory = BasicMemory()
+    await make(memory=memory)("a")
+    assert await make(memory=memory.fork())("b") == "3: b"
+    assert await make(memory=memory)("c") == "3: c"
 
 
 async def test_tools_can_be_set() -> None:
@@ -268,7 +307,7 @@ async def test_tools_can_be_set() -> None:
 
 async def test_a_given_memory_keeps_its_prompt_unless_there_is_another() -> None:
     memory = BasicMemory(system_prompt="of the memory")
-    assert make(memory=memory).system_prompt == "of the memory"
+    assert make(memory=memory.fork()).system_prompt == "of the memory"
     assert make(memory=memory, system_prompt="of the agent").system_prompt == "of the agent"
 
 

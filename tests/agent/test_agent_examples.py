@@ -191,7 +191,9 @@ def test_the_assistant_is_served_without_a_key(tmp_path: Path) -> None:
             answer: dict[str, Any] = server.http.get(f"/sessions/{session}", params=query).json()
             return answer
 
-        assert "I am a script" in say("Remember the milk")["response"]["content"]
+        said = say("Remember the milk")["response"]["content"]
+        assert "I am a script" in said
+        assert "Try 'What time is it?'" in said
         assert "The tool time_now says" in say("What time is it?")["response"]["content"]
         said = say("What do you remember?")["response"]["content"]
         assert said == "You said: Remember the milk; What time is it?"
@@ -212,3 +214,13 @@ def test_an_example_says_what_it_needs() -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("Set one of ANTHROPIC_API_KEY")
+
+
+@pytest.mark.parametrize("module", ["examples.agents.coder", "examples.assistant"])
+def test_an_agent_to_be_served_says_so(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"Serve it: python -m motus.serve start {module}:agent\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from motus.testing import (
     ReplayMissError,
     ScriptedClient,
     ScriptExhaustedError,
+    UnforeseenError,
+    answer_interrupts,
     call,
     forbid_model_calls,
 )
 from motus.testing.transport import RecordingTransport, ReplayingTransport
+from motus.tools import FunctionTool, tool
 from tests.agent.models import echo
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +90,12 @@ async def test_a_function_may_wait_and_fail() -> None:
         await client.create("m", HELLO * 2)
 
 
+@pytest.mark.parametrize("replies", ["hello", {"a": 1}])
+def test_a_single_reply_is_no_list(replies: Any) -> None:
+    with pytest.raises(TypeError, match=r"the replies must be a list: pass \[.*\]"):
+        ScriptedClient(replies)
+
+
 async def test_requests_can_be_looked_at() -> None:
     client = ScriptedClient(echo)
     tools = [ToolDefinition("t")]
@@ -121,6 +131,51 @@ async def test_the_end_of_a_specialists_script_is_the_end_of_the_test() -> None:
     )
     with pytest.raises(ScriptExhaustedError):
         await boss("?")
+
+
+# ---------------------------------------------------------------------- answers of people
+
+
+@tool(requires_approval=True)
+async def release() -> str:
+    """Release it."""
+    return "it is out"
+
+
+async def test_a_question_without_an_answer_is_the_end_of_the_test() -> None:
+    agent = ReActAgent(ScriptedClient([call("release"), "done"]), "m", tools=[release])
+    going_on = False
+    with (
+        pytest.raises(UnforeseenError, match=r"no answer is left .*'release'"),
+        answer_interrupts([]),
+    ):
+        await agent("?")
+        going_on = True
+    assert not going_on
+
+
+async def test_a_question_that_became_a_result_is_so_too() -> None:
+    with pytest.raises(UnforeseenError, match="no answer is left"), answer_interrupts([]):
+        assert "no answer is left" in await FunctionTool(release).run("{}")
+
+
+async def test_answers_must_be_asked_for() -> None:
+    yes = {"approved": True}
+    with (
+        pytest.raises(UnforeseenError, match="answers that were not asked for: 1 of 2"),
+        answer_interrupts([yes, yes]),
+    ):
+        await FunctionTool(release).run("{}")
+    with answer_interrupts(itertools.repeat(yes)):
+        await FunctionTool(release).run("{}")
+    # What went wrong before is what is to be seen.
+    with pytest.raises(LookupError), answer_interrupts([yes]):
+        raise LookupError
+    with (
+        pytest.raises(TypeError, match=r"must be a list: pass \[{'approved': True}\]"),
+        answer_interrupts(yes),
+    ):
+        pytest.fail("the block has begun")
 
 
 # ---------------------------------------------------------------------- recorded

@@ -246,6 +246,11 @@ async def test_an_error_of_ones_own_function_is_not_swallowed() -> None:
         await nothing.compact()
 
 
+def test_a_config_is_no_dict() -> None:
+    with pytest.raises(TypeError, match=r"CompactionMemoryConfig\(.*, not {'token_threshold': 5}"):
+        CompactionMemory(config={"token_threshold": 5})  # type: ignore[arg-type]  # what is tested
+
+
 async def test_what_is_too_long_even_for_a_summary_is_cut() -> None:
     def script(messages: list[ChatMessage]) -> Any:
         tokens = sum(map(estimate_tokens, messages))

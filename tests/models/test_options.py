@@ -169,7 +169,8 @@ def test_a_client_without_its_sdk(
     monkeypatch.setitem(sys.modules, sdk, None)
     # `from google import genai` looks here first.
     monkeypatch.delattr("google.genai", raising=False)
-    with pytest.raises(ImportError, match=r"needs the package .*pip install 'motus-agents\["):
+    wanted = r"needs the package .*pip install 'motus-agents\[(\w+)\]', .*pip install '\.\[\1\]'"
+    with pytest.raises(ImportError, match=wanted):
         make("a-key")
 
 

@@ -68,9 +68,12 @@ async def test_nothing_but_true_approves(answer: Any) -> None:
     assert deleted == []
 
 
-async def test_outside_of_a_session_nothing_runs() -> None:
+async def test_outside_of_a_session_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
     assert "interrupt() called outside" in await FunctionTool(delete_file).run(CALL)
     assert deleted == []
+    # Nor will it ever, which the model alone would know.
+    assert "tool 'delete_file' failed" in caplog.text
+    assert "interrupt() called outside" in caplog.text
 
 
 async def test_only_what_would_run_is_asked_about() -> None:
@@ -89,7 +92,7 @@ async def test_only_what_would_run_is_asked_about() -> None:
 
 
 async def test_what_is_too_large_to_be_shown_does_not_run() -> None:
-    with answer_interrupts([{"approved": True}]):
+    with answer_interrupts([]):
         result = await FunctionTool(delete_file).run(json.dumps({"file": {"path": "x" * 20_000}}))
     assert "Interrupt message too large" in result
     assert deleted == []
@@ -179,7 +182,7 @@ async def test_what_cannot_be_shown_does_not_run() -> None:
         ran.append(x)
 
     called = FunctionTool(f, input_guardrails=[lambda: {"x": object()}], requires_approval=True)
-    with answer_interrupts([{"approved": True}]) as asked:
+    with answer_interrupts([]) as asked:
         assert "what is to be approved is a dict that cannot be written" in await called.run(
             '{"x": 1}'
         )

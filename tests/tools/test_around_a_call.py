@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from motus.guardrails import ToolInputGuardrailTripped, ToolOutputGuardrailTripped
-from motus.runtime import HookEvent, agent_task, open_runtime
+from motus.guardrails import ToolInputGuardrailTripped, ToolOutputGuardrailTripped, ToolRejected
+from motus.runtime import HookEvent, agent_task, cancel, open_runtime
 from motus.testing import answer_interrupts
-from motus.tools import FunctionTool, tool
+from motus.tools import FunctionTool, LocalShell, Tool, builtin_tools, normalize_tools, tool
 from tests.tools.support import error_of
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +180,105 @@ async def test_the_error_says_where_the_tool_was_called() -> None:
     assert f"line {_line('# and here')}," in outer
     assert f"line {_line('# here')}," in inner
     assert inner.endswith("caller: f")
+
+
+# ---------------------------------------------------------------------- the log
+
+
+class Secretive(Tool):
+    async def invoke(self, arguments: dict[str, Any]) -> Any:
+        return {}[arguments["key"]]
+
+
+@pytest.mark.realtime
+async def test_what_a_tool_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    @tool(output_guardrails=[lambda value: value])
+    async def guarded() -> str:
+        raise SystemExit(3)
+
+    async def odd() -> object:
+        return object()
+
+    def on_thread() -> str:
+        raise LookupError("of the thread")
+
+    assert await error_of(Secretive("own"), '{"key": 5}') == "KeyError: 5"
+    assert await error_of(FunctionTool(guarded), "{}") == "the tool exited with 3"
+    assert "cannot be written" in await error_of(FunctionTool(odd), "{}")
+    assert await error_of(FunctionTool(on_thread), "{}") == "of the thread"
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("motus.tools", "WARNING")
+    ] * 4
+    said = [record.getMessage().partition(" failed")[0] for record in caplog.records]
+    assert said == ["tool 'own'", "tool 'guarded'", "tool 'odd'", "tool 'on_thread'"]
+    assert 'return {}[arguments["key"]]' in caplog.text
+    assert "KeyError: 5" in caplog.text
+
+
+@pytest.mark.realtime
+async def test_what_is_for_the_model_alone_is_not_logged(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def never(**arguments: Any) -> None:
+        raise ValueError("never")
+
+    @agent_task
+    async def slow() -> None:
+        await anyio.sleep_forever()
+
+    async def waits() -> None:
+        task = slow()
+        cancel(task)
+        await task
+
+    async def rejects() -> str:
+        raise ToolRejected("no")
+
+    tools = normalize_tools([double, waits, rejects])
+    assert "x: missing" in await tools.run("double", "{}")
+    assert "not valid JSON" in await tools.run("double", "{")
+    assert "there is no tool" in await tools.run("triple", "{}")
+    assert "was cancelled" in await tools.run("waits", "{}")
+    assert await tools.run("rejects", "{}") == '{"error": "no"}'
+    for guarded in (
+        FunctionTool(double, input_guardrails=[never]),
+        FunctionTool(double, output_guardrails=[lambda value: never()]),
+    ):
+        assert await error_of(guarded, '{"x": 1}') == "never"
+    # Written for a model, all of them.
+    files = builtin_tools(LocalShell(cwd=tmp_path))
+    assert "nowhere" in await error_of(files.read_file, '{"path": "nowhere"}')
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_asyncio_on_trio_is_explained_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def wrong_loop() -> None:
+        await asyncio.sleep(1)
+
+    @agent_task
+    async def below() -> None:
+        await asyncio.sleep(1)
+
+    for function in (wrong_loop, below):
+        caplog.clear()
+        assert await error_of(FunctionTool(function), "{}") == "no running event loop"
+        assert caplog.text.count("runs on trio and called asyncio. Use anyio") == 1
+
+
+def test_a_parameter_that_nobody_can_set_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def add(a: int, b, c, d=1, *rest, _e) -> int:  # type: ignore[no-untyped-def]  # that is the point
+        return a
+
+    FunctionTool(add, input_guardrails=[lambda: {"b": 1, "c": 1}])
+    FunctionTool(functools.partial(add, b=1, c=2))
+    FunctionTool(double)
+    assert caplog.records == []
+    FunctionTool(add)
+    [record] = caplog.records
+    assert record.name == "motus.tools"
+    assert "'add' cannot be called" in record.getMessage()
+    assert record.getMessage().endswith("no default for b, c")
 
 
 def _line(text: str) -> int:
