@@ -72,7 +72,10 @@ def parse_import_path(import_path: str) -> tuple[str, str]:
     module, _, attribute = import_path.partition(":")
     names = [*module.split("."), *attribute.split(".")]
     if not all(name.isidentifier() for name in names):
-        raise AgentLoadError(f"Invalid import path '{import_path}'")
+        raise AgentLoadError(
+            f"Invalid import path '{import_path}': expected module:name, such as myapp:agent for "
+            "`agent` in myapp.py"
+        )
     return module, attribute
 
 
@@ -80,7 +83,8 @@ def load_agent(import_path: str) -> Callable[..., Any]:
     """The callable that serves a turn: `run_turn` of an object, or the function itself.
 
     A class is instantiated without arguments. Raises `AgentLoadError` for whatever is wrong,
-    also for an exception that the agent's module raises, which is the `__cause__`.
+    also for what cannot take a message and a state, and for an exception that the agent's module
+    raises, which is the `__cause__`.
     """
     module_name, attribute = parse_import_path(import_path)
     try:
@@ -109,10 +113,26 @@ def _servable(found: Any, import_path: str) -> Callable[..., Any]:
             ) from error
     if isinstance(found, ServableAgent):
         # The result may be anything that can be called or awaited: it is checked at the turn.
-        return cast(Callable[..., Any], found.run_turn)
+        return _taking_turns(cast(Callable[..., Any], found.run_turn), import_path)
     if callable(found) and not isinstance(found, type):
-        return cast(Callable[..., Any], found)
+        return _taking_turns(cast(Callable[..., Any], found), import_path)
     raise AgentLoadError(f"'{import_path}' is not a ServableAgent, OpenAI Agent, or callable")
+
+
+def _taking_turns(call: Callable[..., Any], import_path: str) -> Callable[..., Any]:
+    """The same callable, if it can be called with a message and a state, as far as one can see."""
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return call  # not everything that can be called says how
+    try:
+        signature.bind("message", "state")
+    except TypeError as error:
+        raise AgentLoadError(
+            f"'{import_path}' takes no message and state ({error}); is it a factory? Serve what it "
+            "returns"
+        ) from None
+    return call
 
 
 def choose_backend(agent: Callable[..., Any], setting: str | None, variable: str | None) -> str:

@@ -26,12 +26,14 @@ MAX_SHOWN_CHARACTERS = 2000
 class ConnectionLostError(MotusError):
     """There is no server at the address, or it went away.
 
-    `delivered` is False when the request cannot have reached it, None when nobody knows.
+    `delivered` is False when the request cannot have reached it, None when nobody knows; `reason`
+    is what the message says of the cause, if anything.
     """
 
     def __init__(self, url: str, *, delivered: bool | None, reason: str = "") -> None:
         super().__init__(f"Could not connect to {url}{reason and f': {reason}'}")
         self.delivered = delivered
+        self.reason = reason
 
 
 class ServerRefusedError(MotusError):

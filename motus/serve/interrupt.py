@@ -75,7 +75,12 @@ async def interrupt(payload: dict[str, Any]) -> Any:
     """
     port = _port
     if port is None:
-        raise RuntimeError("interrupt() called outside motus serve worker subprocess")
+        error = RuntimeError("interrupt() called outside motus serve worker subprocess")
+        error.add_note(
+            "Serve the agent with `motus serve start`; in a test, motus.testing.answer_interrupts "
+            "answers."
+        )
+        raise error
     _check(payload)
     running = clocks.get()
     for clock in running:

@@ -15,6 +15,8 @@ __all__ = ["JsonFormatter", "LineWriter", "LogFormatter", "logging_to"]
 
 # What may wait to be written. Whoever reads stderr may have stopped; the server must not.
 MAX_WAITING_CHARACTERS = 4 << 20
+# Of an id, in lines that follow one which has all of it.
+SHORT_ID = 8
 # For what is still to be written at the end.
 FLUSH_SECONDS = 2.0
 
@@ -38,12 +40,14 @@ def _stamp(record: logging.LogRecord) -> str:
 class LogFormatter(logging.Formatter):
     """`time level logger [session turn] message`, in UTC, with control characters escaped.
 
-    Clients and agents choose much of what is logged; a newline in it must not look like a record
-    of ours, nor an escape sequence reach a terminal.
+    A record that `continues` another has only the beginnings of the ids. Clients and agents choose
+    much of what is logged; a newline in it must not look like a record of ours, nor an escape
+    sequence reach a terminal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        ids = [str(getattr(record, name, "")) for name in ("session_id", "turn_id")]
+        length = SHORT_ID if getattr(record, "continues", False) else None
+        ids = [str(getattr(record, name, ""))[:length] for name in ("session_id", "turn_id")]
         about = " ".join(part for part in ids if part)
         text = record.getMessage()
         if record.exc_info:

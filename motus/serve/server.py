@@ -8,18 +8,20 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from difflib import get_close_matches
 from typing import Unpack
 
 import attrs
+import sniffio
 import trio
 from quart_trio import QuartTrio
 
 from motus.errors import MotusError
 from motus.serve.agents import locate_agent
 from motus.serve.app import create_app
-from motus.serve.config import LOG_FORMATS, LOG_LEVELS, MoreSettings, ServerConfig
+from motus.serve.config import LOG_FORMATS, LOG_LEVELS, MoreSettings, ServerConfig, settings
 from motus.serve.guard import Guard
 from motus.serve.http import HttpServer, allow_descriptors, pause_rarely
 from motus.serve.logs import logging_to
@@ -39,6 +41,10 @@ HTTP_GRACE_SECONDS = 0.5
 # For webhooks, within what `shutdown_timeout` leaves; and for those of turns that it has ended.
 WEBHOOK_GRACE_SECONDS = 10.0
 LAST_WEBHOOK_SECONDS = 0.3
+# The same signal again within so long is one that was sent to a process and to its group.
+ECHO_SECONDS = 0.2
+# Hosts that stand for all addresses, and an address at which this machine reaches a server there.
+ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # not bound to here
 
 
 class AddressError(MotusError):
@@ -62,7 +68,8 @@ class AgentServer:
     """Serves an agent: sessions over HTTP, each turn in a process of its own.
 
     `agent_fn` is an import path ("package.module:name"), or a function, class or object that
-    exists at module level, where the workers can import it. Raises `ValueError` otherwise.
+    exists at module level, where the workers can import it. Raises `ValueError` otherwise, and
+    `TypeError` for a keyword that is none.
 
     `max_workers` limits the turns that run at the same time (default: one for each CPU).
     `timeout` is for one turn, `ttl` for a session without activity, `shutdown_timeout` for the
@@ -83,6 +90,7 @@ class AgentServer:
         allow_custom_ids: bool = False,
         **more: Unpack[MoreSettings],
     ) -> None:
+        _refuse_unknown(more)
         if more.get("auth_token") is None:
             more["auth_token"] = os.environ.get("MOTUS_AUTH_TOKEN") or None
         if more.get("webhook_secret") is None:
@@ -160,8 +168,14 @@ class AgentServer:
 
         On leaving, running turns may finish and webhooks be delivered within `shutdown_timeout`;
         when the block is left by an exception or cancelled, they are stopped at once. Raises as
-        `run` does; what the block raises comes out in an exception group, as from every nursery.
+        `run` does, and `RuntimeError` on another event loop than trio's; what the block raises
+        comes out in an exception group, as from every nursery.
         """
+        if (library := sniffio.current_async_library()) != "trio":
+            raise RuntimeError(
+                f"AgentServer.serving() runs on trio, and this program on {library}: start it with "
+                "trio.run(), or the server as a program of its own with AgentServer.run()"
+            )
         async with _ending_nursery() as home, self._listening(home, host, port) as listener:
             http = HttpServer(self._app, listener, self._config)
             async with trio.open_nursery() as nursery:
@@ -207,14 +221,18 @@ class AgentServer:
             starting = trio.CancelScope()
 
             async def obey() -> None:
-                async for number in signals:
+                async for number in _without_echoes(signals):
                     name = signal.Signals(number).name
                     if stopping.is_set():
                         logger.warning("%s again: ending all turns", name)
                         self._turns.stop_all()
                         self._webhooks.give_up()
                         continue
-                    logger.info("%s: no new turns; waiting for those that run", name)
+                    logger.info(
+                        "%s: no new turns; waiting for those that run (another signal ends them at "
+                        "once)",
+                        name,
+                    )
                     stopping.set()
                     if not serving_now.is_set():
                         starting.cancel()
@@ -225,7 +243,36 @@ class AgentServer:
                     async with self.serving(host, port) as serving:
                         serving_now.set()
                         _announce(f"Serving {self._target.import_path} on {serving.url}")
+                        self._say_who_is_served(serving)
                         await stopping.wait()
+
+    def _say_who_is_served(self, serving: Serving) -> None:
+        """Tell who serves all addresses without a token that this is for one machine."""
+        config = self._config
+        here = ALL_ADDRESSES.get(serving.host)
+        if here is not None and config.auth == "token" and config.auth_token is None:
+            url = attrs.evolve(serving, host=here).url
+            text = "serving this machine only, at %s: set MOTUS_AUTH_TOKEN to serve others"
+            logger.info(text, url)
+
+
+def _refuse_unknown(options: Mapping[str, object]) -> None:
+    names = [setting.name for setting in settings()]
+    for option in options:
+        if option not in names:
+            nearest = get_close_matches(option, names, 1)
+            hint = f". Did you mean '{nearest[0]}'?" if nearest else ""
+            raise TypeError(f"AgentServer() got an unexpected keyword argument '{option}'{hint}")
+
+
+async def _without_echoes(signals: AsyncIterator[int]) -> AsyncIterator[int]:
+    """The signals without those that repeat the last one within `ECHO_SECONDS`."""
+    last, came = 0, -math.inf
+    async for number in signals:
+        now = trio.current_time()
+        if number != last or now - came >= ECHO_SECONDS:
+            last, came = number, now
+            yield number
 
 
 @asynccontextmanager

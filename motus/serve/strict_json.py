@@ -102,6 +102,12 @@ def _depth_exceeds(value: object, limit: int) -> bool:
     return False
 
 
+def _refuse_object(value: object) -> NoReturn:
+    # Asked of the type: a future stands for whatever attribute it is asked for.
+    hint = ": await it first" if hasattr(type(value), "__await__") else ""
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable{hint}")
+
+
 def encode_json(value: object) -> bytes:
     """JSON on one line, in UTF-8.
 
@@ -109,7 +115,13 @@ def encode_json(value: object) -> bytes:
     other types, nesting without end.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(
+            value,
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+            default=_refuse_object,
+        )
         return text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"not expressible in JSON: {error}") from error

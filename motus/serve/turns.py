@@ -422,7 +422,7 @@ class Turns:
                 case Failure():
                     logger.warning("agent failed: %s", message.error, extra=live.ids)
                     for line in message.traceback_lines:
-                        agent_logger.error("%s", line, extra=live.ids)
+                        agent_logger.error("%s", line, extra={**live.ids, "continues": True})
                     self._apply(live.session, TurnFailed(live.turn_id, message.error))
                 case _:
                     raise ProtocolError("a message that has no place in a turn")

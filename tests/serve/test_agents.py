@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from motus.runtime import agent_task
 from motus.serve import AgentServer, ServableAgent
 from motus.serve.agents import AgentLoadError, load_agent, locate_agent, parse_import_path
 from tests.serve import agents
@@ -18,7 +21,9 @@ from tests.serve.support import ROOT
     "path", ["x", "", ":", "a:", ":b", "a.b", "a:b:c", "a..b:c", "a-b:c", "a:1"]
 )
 def test_what_is_no_import_path(path: str) -> None:
-    with pytest.raises(AgentLoadError, match=f"^Invalid import path '{path}'$"):
+    with pytest.raises(
+        AgentLoadError, match=f"^Invalid import path '{path}': expected module:name"
+    ):
         parse_import_path(path)
     with pytest.raises(ValueError, match="Invalid import path"):
         AgentServer(path)
@@ -71,6 +76,50 @@ def test_an_agent_is_any_object_with_run_turn() -> None:
     assert callable(load_agent("tests.serve.agents:Counter"))
     with pytest.raises(AgentLoadError, match="is not a ServableAgent, OpenAI Agent, or callable"):
         load_agent("tests.serve.agents:NotAnAgent")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty module that can be imported."""
+    module = ModuleType("made_here")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+class _TakesOne:
+    def run_turn(self, message: object) -> object: ...
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [lambda: None, lambda m: None, lambda m, s, *, model: None, lambda m, s, x: None, _TakesOne()],
+    ids=["factory", "no state", "a keyword more", "one more", "a method without state"],
+)
+def test_what_cannot_take_a_message_and_a_state_is_refused(made: Any, agent: object) -> None:
+    made.agent = agent
+    with pytest.raises(
+        AgentLoadError,
+        match=r"^'made_here:agent' takes no message and state \(.+\); is it a factory\?",
+    ):
+        load_agent("made_here:agent")
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [lambda *a, **k: None, lambda m, s, x=1: None, max, agent_task(agents.echo)],
+    ids=["anything", "a default", "no signature", "a task"],
+)
+def test_what_can_take_a_message_and_a_state_is_an_agent(made: Any, agent: object) -> None:
+    made.agent = agent
+    assert load_agent("made_here:agent") is agent
+
+
+def test_a_keyword_that_is_none_is_named_with_the_nearest_one() -> None:
+    expected = r"^AgentServer\(\) got an unexpected keyword argument '{}'{}$"
+    for wrong, hint in (("workers", r"\. Did you mean 'max_workers'\?"), ("xyzzy", "")):
+        options: dict[str, Any] = {wrong: 4}
+        with pytest.raises(TypeError, match=expected.format(wrong, hint)):
+            AgentServer(agents.echo, **options)
 
 
 @pytest.mark.parametrize(

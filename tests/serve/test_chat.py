@@ -173,6 +173,10 @@ def test_exit_codes_for_scripts() -> None:
     with ScriptedServer(CREATE, SEND, interrupted(approval())) as server:
         done = motus_here("chat", server.url, "x")
     assert done.returncode == 4
+    assert f"motus serve resume {server.url} s i1 --approve|--reject" in done.stderr
+    # Skipped, and then seen again.
+    with ScriptedServer(CREATE, SEND, *[interrupted(custom())] * 2) as server:
+        done = motus_here("chat", server.url, "x")
     assert f"motus serve resume {server.url} s i1 VALUE" in done.stderr
 
 

@@ -15,7 +15,15 @@ import pytest
 
 from motus.serve.cli.common import message_text
 from tests.serve.support import ROOT, ServerProcess, alive, reported, until
-from tests.serve.terminals import CTRL_C, CTRL_D, PseudoTerminal, motus, motus_here
+from tests.serve.terminals import (
+    CTRL_C,
+    CTRL_D,
+    PseudoTerminal,
+    Reply,
+    ScriptedServer,
+    motus,
+    motus_here,
+)
 
 pytestmark = pytest.mark.realtime
 
@@ -130,9 +138,43 @@ def test_interrupts_are_answered_and_turns_cancelled_by_commands(asking: ServerP
     assert json.loads(motus_here("cancel", asking.url, session).stdout)["cancelled"] is False
 
 
+def _asking(*interrupts: tuple[str, str]) -> tuple[str, Reply]:
+    listed = [{"interrupt_id": name, "type": kind, "payload": {}} for name, kind in interrupts]
+    return "GET /sessions/s", (200, {"status": "interrupted", "interrupts": listed or None})
+
+
+RESUMED: tuple[str, Reply] = ("POST /sessions/s/resume", (200, {"status": "running"}))
+
+
+def test_the_only_interrupt_need_not_be_named() -> None:
+    for answer, sent in (("[1]", [1]), ("--reject", {"approved": False})):
+        with ScriptedServer(_asking(("i1", "form")), RESUMED) as server:
+            assert motus_here("resume", server.url, "s", answer).returncode == 0
+        assert server.requests[-1].body == {"interrupt_id": "i1", "value": sent}
+    with ScriptedServer(_asking(("i1", "form"), ("i2", "tool_approval"))) as server:
+        done = motus_here("resume", server.url, "s", "--approve")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == ['  i1  "form"', '  i2  "tool_approval"']
+    with ScriptedServer(_asking()) as server:
+        done = motus_here("resume", server.url, "s", "1")
+    assert (done.returncode, done.stderr) == (1, "Error: Nothing is asked in this session\n")
+    with ScriptedServer(_asking(("i1", "form"))) as server:
+        assert motus_here("resume", server.url, "s", "i1").returncode == 2
+
+
+@pytest.mark.parametrize("value", ["true", '"yes"', "{}", '{"approved": "true"}'])
+def test_an_approval_is_not_rejected_by_mistake(value: str) -> None:
+    with ScriptedServer(_asking(("i1", "tool_approval"))) as server:
+        done = motus_here("resume", server.url, "s", "i1", value)
+    assert done.returncode == 1
+    assert done.stderr == "Error: This is an approval: answer it with --approve or --reject\n"
+    with ScriptedServer(_asking(("i1", "tool_approval")), RESUMED) as server:
+        assert motus_here("resume", server.url, "s", "i1", '{"approved": true}').returncode == 0
+
+
 def test_a_command_that_makes_no_sense_exits_with_two(server: ServerProcess) -> None:
     for arguments in (
-        ["resume", server.url, "s", "i"],
+        ["resume", server.url, "s"],
         ["resume", server.url, "s", "i", "1", "--approve"],
         ["send", server.url, "s", "x", "--webhook-token", "t"],
         ["send", server.url, "s", "x", "--webhook-include-messages"],
@@ -152,13 +194,20 @@ def test_a_message_from_an_input_that_is_closed_is_empty(monkeypatch: pytest.Mon
 def test_errors_exit_with_one(server: ServerProcess) -> None:
     done = motus_here("get", server.url, "nobody")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == 'Error: 404 - {"detail":"Session not found"}\n'
+    not_found = 'Error: 404 - {"detail":"Session not found"}\n'
+    assert done.stderr == not_found
+    done = motus_here("chat", server.url, "x", "--session", "nobody")
+    assert (done.returncode, done.stderr) == (
+        1, f"{not_found}Leave --session out to begin a new one.\n"
+    )  # fmt: skip
     done = motus_here("chat", server.url, "x", "--param", "novalue")
     assert done.returncode == 1
     assert done.stderr == "Error: Invalid --param format 'novalue'. Expected KEY=VALUE.\n"
     for url in ("http://127.0.0.1:9", "127.0.0.1:9", "http://[::1", "http://nowhere.invalid"):
         done = motus_here("health", url)
-        assert (done.returncode, done.stderr) == (1, f"Error: Could not connect to {url}\n")
+        assert (done.returncode, done.stderr) == (
+            1, f"Error: Could not connect to {url}\nIs a server running there?\n"
+        )  # fmt: skip
 
 
 def test_the_token_of_the_environment_opens_the_server(
@@ -168,6 +217,7 @@ def test_the_token_of_the_environment_opens_the_server(
     with ServerProcess("echo", tmp_path / "log") as server:
         refused = motus_here("create", server.url, MOTUS_AUTH_TOKEN="wr0ng")
         assert (refused.returncode, refused.stderr[:11]) == (1, "Error: 401 ")
+        assert refused.stderr.endswith("\nSet MOTUS_AUTH_TOKEN to the token of the server.\n")
         assert "s3cret" not in refused.stderr
         done = motus_here("chat", server.url, "hello")
         assert done.stdout == "hello\n"

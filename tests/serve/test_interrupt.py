@@ -15,7 +15,7 @@ from motus.runtime import agent_task, resolve, shutdown
 from motus.serve.interrupt import MAX_MESSAGE_BYTES, interrupt, interrupts_through
 from motus.serve.wire import Interrupt
 from motus.serve.workers.interrupts import PendingInterrupts
-from motus.testing import answer_interrupts
+from motus.testing import UnforeseenError, answer_interrupts
 
 pytestmark = pytest.mark.anyio
 
@@ -41,10 +41,12 @@ class Port:
 
 
 async def test_outside_of_a_worker_it_says_so() -> None:
-    with pytest.raises(
-        RuntimeError, match=r"^interrupt\(\) called outside motus serve worker subprocess$"
-    ):
+    with pytest.raises(RuntimeError) as caught:
         await interrupt({})
+    assert str(caught.value) == "interrupt() called outside motus serve worker subprocess"
+    [note] = caught.value.__notes__
+    assert "motus serve start" in note
+    assert "motus.testing.answer_interrupts" in note
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ async def test_outside_of_a_worker_it_says_so() -> None:
 async def test_a_payload_that_cannot_be_shown_is_refused(
     payload: Any, error: type[Exception], reason: str
 ) -> None:
-    with answer_interrupts([1]) as asked, pytest.raises(error, match=reason):
+    with answer_interrupts([]) as asked, pytest.raises(error, match=reason):
         await interrupt(payload)
     assert asked.payloads == []
 
@@ -82,7 +84,7 @@ async def test_a_payload_is_measured_in_bytes_of_json() -> None:
     with answer_interrupts([1]):
         assert await interrupt({"x": "é" * (room // 2)}) == 1
     with (
-        answer_interrupts([1]),
+        answer_interrupts([]),
         pytest.raises(
             ValueError, match=r"^Interrupt message too large: 16386 bytes \(max 16384\)$"
         ),
@@ -206,11 +208,13 @@ async def test_a_function_answers_in_a_test_and_may_be_async() -> None:
 
 
 async def test_answers_are_given_in_order_and_missed_when_they_run_out() -> None:
-    with answer_interrupts([None, False]) as asked:
+    with (
+        pytest.raises(UnforeseenError, match=r"no answer is left for the interrupt {'n': 3}"),
+        answer_interrupts([None, False]) as asked,
+    ):
         assert await interrupt({"n": 1}) is None
         assert await interrupt({"n": 2}) is False
-        with pytest.raises(AssertionError, match=r"no answer is left for the interrupt {'n': 3}"):
-            await interrupt({"n": 3})
+        await interrupt({"n": 3})
     assert [payload["n"] for payload in asked.payloads] == [1, 2, 3]
     with pytest.raises(RuntimeError, match="outside"):
         await interrupt({})

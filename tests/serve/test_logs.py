@@ -61,6 +61,16 @@ def test_text_has_the_time_the_level_the_ids() -> None:
     assert LogFormatter().format(record("x")).endswith("INFO motus.serve x")
 
 
+def test_a_line_that_continues_another_has_the_beginnings_of_the_ids() -> None:
+    ids = {"session_id": "0123456789abcdef", "turn_id": "fedcba9876543210"}
+    made = record("  File", **ids)
+    made.continues = True
+    assert LogFormatter().format(made).endswith("INFO motus.serve [01234567 fedcba98]   File")
+    parsed = json.loads(JsonFormatter().format(made))
+    assert {key: parsed[key] for key in ids} == ids
+    assert "continues" not in parsed
+
+
 def test_json_has_a_key_for_each() -> None:
     made = record("turn %s", "over", session_id="s", turn_id="t")
     made.created, made.msecs = 1_700_000_000.25, 250.0

@@ -90,6 +90,19 @@ def test_the_log_is_one_line_for_each_record_and_names_the_session(tmp_path: Pat
         assert any(r"\x00\xff\x1b[31mnot text" in line for line in lines)
 
 
+def test_a_traceback_follows_a_line_with_the_whole_ids(tmp_path: Path) -> None:
+    with ServerProcess("fail", tmp_path / "log") as server:
+        session = server.create()
+        server.post(session, "raise")
+        server.wait(session)
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        whole, *traceback = [line for line in server.log.splitlines() if " turn " not in line][:4]
+    assert re.search(rf"\[{session} \S+\] agent failed: ValueError: boom$", whole), whole
+    for line in traceback:
+        assert re.search(rf"motus\.serve\.agent \[{session[:8]} \S{{8}}\] ", line), line
+
+
 @pytest.mark.parametrize(
     ("agent", "error"),
     [

@@ -9,15 +9,18 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from motus.serve import AgentServer
-from motus.serve.server import AddressError
+from motus.serve.config import MoreSettings
+from motus.serve.server import AddressError, Serving, _without_echoes
 from tests.serve import agents, edge_agents
 from tests.serve.support import (
     PATIENCE,
@@ -97,6 +100,15 @@ def test_on_asyncio_the_application_says_what_it_needs() -> None:
     assert start["status"] == 500
     assert "asyncio" in json.loads(body["body"])["detail"]
     assert closed["type"] == "websocket.close"
+
+
+def test_on_asyncio_serving_says_what_it_needs() -> None:
+    async def serve() -> None:
+        async with AgentServer(agents.echo).serving():
+            raise AssertionError("it serves")
+
+    with pytest.raises(RuntimeError, match=r"runs on trio, and this program on asyncio: .*run\(\)"):
+        asyncio.run(serve())
 
 
 @pytest.mark.trio
@@ -326,12 +338,52 @@ def test_a_second_signal_does_not_wait_for_turns_or_webhooks(
         worker = reported(tmp_path, "pid")
         server.signal(first)
         until(lambda: first.name in server.log, "the first signal")
+        assert "another signal ends them" in server.log
         assert alive(worker)
-        server.signal(signal.SIGINT)
+        # Another one: the same again counts only after a moment.
+        second = signal.SIGTERM if first is signal.SIGINT else signal.SIGINT
+        server.signal(second)
         assert server.process.wait(timeout=20) == 0
         assert not alive(worker)
         assert "1 webhooks were not delivered" in server.log
         assert "s3cret" not in server.log
+
+
+@pytest.mark.trio
+async def test_a_signal_that_is_sent_twice_at_once_is_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def signals() -> AsyncIterator[int]:
+        for pause, number in [(0, 15), (0.1, 15), (0.05, 2), (0.1, 2), (0.15, 2), (0.15, 2)]:
+            await trio.sleep(pause)
+            yield number
+
+    began = trio.current_time()
+    kept = [
+        (round(trio.current_time() - began, 2), number)
+        async for number in _without_echoes(signals())
+    ]
+    assert kept == [(0, 15), (0.15, 2), (0.4, 2)]
+
+
+@pytest.mark.realtime
+def test_who_serves_all_addresses_without_a_token_is_told_who_is_served(tmp_path: Path) -> None:
+    with ServerProcess(AGENT, tmp_path / "log", "--host", "0.0.0.0") as server:
+        assert server.url.startswith("http://0.0.0.0:")
+        here = server.url.replace("0.0.0.0", "127.0.0.1")
+        said = f"serving this machine only, at {here}: set MOTUS_AUTH_TOKEN"
+        until(lambda: said in server.log, "the address")
+        assert httpx.get(f"{here}/sessions", trust_env=False).status_code == 200
+
+
+def test_others_are_not_told_who_is_served(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "motus.serve")
+    no_auth, token = MoreSettings(auth="none"), MoreSettings(auth_token=TOKEN)
+    for host, options in (("::", no_auth), ("::", token), ("127.0.0.1", MoreSettings())):
+        AgentServer(agents.echo, **options)._say_who_is_served(Serving(host, 80))
+    assert caplog.messages == []
+    AgentServer(agents.echo)._say_who_is_served(Serving("::", 80))
+    assert "at http://[::1]:80:" in caplog.text
 
 
 @pytest.mark.realtime

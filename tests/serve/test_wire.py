@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from motus.errors import ProtocolError
 from motus.messages import ChatMessage, FunctionCall, ToolCall
+from motus.runtime import agent_task, resolve, shutdown
 from motus.serve.schemas import RequestError, parse_resume
 from motus.serve.strict_json import MAX_VALUES, decode_json, encode_json
 from motus.serve.wire import (
@@ -280,6 +281,23 @@ def test_states_come_back(state: list[ChatMessage]) -> None:
     assert decode_state(encoded) == state
     assert b"\n" not in encoded
     assert all(None not in item.values() for item in json.loads(encoded))
+
+
+async def _later() -> str:
+    return "x"
+
+
+def test_a_forgotten_await_is_named() -> None:
+    later = agent_task(_later)
+    coroutine, future = _later(), later()
+    for value, kind in ((coroutine, "coroutine"), (future, "AgentFuture")):
+        with pytest.raises(
+            ProtocolError, match=f"Object of type {kind} is not JSON serializable: await it first$"
+        ):
+            encode_frame(Result("t", ChatMessage("assistant", value), 0, b"[]"))  # type: ignore[arg-type]  # the point
+    coroutine.close()
+    resolve(future)
+    shutdown()
 
 
 @pytest.mark.parametrize("state", [b"", b"{}", b"[1]", b'[{"role":"x"}]', b"[NaN]"])

@@ -65,7 +65,12 @@ def chat(
     Exits with 0 when all turns are over, 4 when one waits for an answer that nobody gave, 130 when
     one was cancelled.
     """
-    with CtrlC() as ctrl_c, translated_errors(), connect(url, ctrl_c.waiting) as client:
+    lost = "Leave --session out to begin a new one." if session_id is not None else ""
+    with (
+        CtrlC() as ctrl_c,
+        translated_errors(if_not_found=lost),
+        connect(url, ctrl_c.waiting) as client,
+    ):
         extra = user_params(params)
         conversation = Conversation(
             client,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from click.core import ParameterSource
 
@@ -19,8 +21,9 @@ from motus.serve.cli.common import (
     translated_errors,
     user_params,
 )
-from motus.serve.cli.prompts import parse_json
-from motus.serve.cli.text import visible
+from motus.serve.cli.prompts import APPROVAL_TYPE, parse_json
+from motus.serve.cli.text import json_text, visible
+from motus.serve.client import Client
 
 __all__ = [
     "cancel",
@@ -33,6 +36,8 @@ __all__ = [
     "send",
     "sessions",
 ]
+
+_WHAT_ANSWERS = "give either a VALUE in JSON or one of --approve and --reject"
 
 
 @client_command()
@@ -165,7 +170,7 @@ def send(
 @client_command()
 @click.argument("url")
 @session_argument
-@click.argument("interrupt_id")
+@click.argument("interrupt_id", required=False)
 @click.argument("value", required=False)
 @click.option("--approve/--reject", default=None, help="Answer an approval, in place of a VALUE.")
 @click.option("--wait", is_flag=True, help="Wait until the turn goes no further.")
@@ -176,7 +181,7 @@ def resume(
     context: click.Context,
     url: str,
     session_id: str,
-    interrupt_id: str,
+    interrupt_id: str | None,
     value: str | None,
     approve: bool | None,
     wait: bool,
@@ -185,17 +190,48 @@ def resume(
 ) -> None:
     """Answer what a turn asks with a VALUE in JSON.
 
-    "-" reads it from stdin. `get` shows the interrupts of a session with their ids.
+    "-" reads it from stdin. INTERRUPT_ID can be left out when only one thing is asked; `get` shows
+    the interrupts of a session with their ids.
     """
+    if value is None and approve is None:
+        interrupt_id, value = None, interrupt_id
     if (value is None) == (approve is None):
-        raise click.UsageError("give either a VALUE in JSON or one of --approve and --reject")
+        raise click.UsageError(_WHAT_ANSWERS)
     with translated_errors(), connect(url) as client:
+        asked = _open_interrupts(client, session_id)
+        if interrupt_id is None and value in asked:
+            raise click.UsageError(_WHAT_ANSWERS)
         answer = {"approved": approve} if value is None else parse_json(message_text(value))
+        if interrupt_id is None:
+            interrupt_id = _only(asked)
+        # To the agent everything else would be a no.
+        if asked.get(interrupt_id) == APPROVAL_TYPE and not _is_verdict(answer):
+            raise ValueError("This is an approval: answer it with --approve or --reject")
         found = client.resume(session_id, interrupt_id, answer)
         if wait:
             found = client.wait(session_id, timeout=timeout)
         show(found)
         context.exit(exit_code(found["status"], fail=fail and wait))
+
+
+def _open_interrupts(client: Client, session_id: str) -> dict[str, str]:
+    """What the session asks: the type of each interrupt, by id."""
+    entries = client.get(session_id).get("interrupts") or ()
+    return {str(entry.get("interrupt_id")): str(entry.get("type")) for entry in entries}
+
+
+def _only(asked: dict[str, str]) -> str:
+    """The id of the only interrupt. Raises `ValueError`, which lists them, if there are others."""
+    if not asked:
+        raise ValueError("Nothing is asked in this session")
+    if len(asked) > 1:
+        listed = "".join(f"\n  {one}  {json_text(kind)}" for one, kind in asked.items())
+        raise ValueError(f"Several things are asked: name the interrupt{listed}")
+    return next(iter(asked))
+
+
+def _is_verdict(answer: Any) -> bool:
+    return isinstance(answer, dict) and isinstance(answer.get("approved"), bool)
 
 
 @client_command()

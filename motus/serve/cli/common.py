@@ -51,14 +51,29 @@ _EXIT_CODES = {"error": EXIT_FAILED, "interrupted": EXIT_INTERRUPTED, "running":
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what a user can cause into `Error: ...` and exit code 1, and Ctrl+C into its code."""
+def translated_errors(*, if_not_found: str = "") -> Iterator[None]:
+    """Turn what a user can cause into `Error: ...` and exit code 1, and Ctrl+C into its code.
+
+    A second line says what to do, where that is known; `if_not_found` is the one for a 404.
+    """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(EXIT_STOPPED)
     except (AgentLoadError, ConnectionLostError, ServerRefusedError, ValueError) as error:
-        raise click.ClickException(visible(str(error))) from error
+        lines = filter(None, (str(error), _advice(error, if_not_found)))
+        raise click.ClickException(visible("\n".join(lines))) from error
+
+
+def _advice(error: Exception, if_not_found: str) -> str:
+    match error:
+        case ServerRefusedError(status=401):
+            return f"Set {TOKEN_VARIABLE} to the token of the server."
+        case ServerRefusedError(status=404):
+            return if_not_found
+        case ConnectionLostError(delivered=False, reason=""):
+            return "Is a server running there?"
+    return ""
 
 
 def client_command(name: str | None = None) -> Callable[[F], click.Command]:

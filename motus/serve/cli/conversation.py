@@ -11,7 +11,7 @@ import attrs
 
 from motus.serve.cli.common import message_body
 from motus.serve.cli.dialogue import SkippedError, answer_to
-from motus.serve.cli.prompts import read_prompt
+from motus.serve.cli.prompts import APPROVAL_TYPE, read_prompt
 from motus.serve.cli.terminal import Terminal
 from motus.serve.cli.text import json_text, without_nulls
 from motus.serve.client import Client, ConnectionLostError, ServerRefusedError
@@ -185,7 +185,9 @@ class Conversation:
             self.terminal.data(json_text(without_nulls(view)))
         command = f"motus serve resume {self.client.url} {self.session_id}"
         for entry in view.get("interrupts") or ():
-            later = f"; later: {command} {entry.get('interrupt_id')} VALUE" if self.kept else ""
+            approval = entry.get("type") == APPROVAL_TYPE
+            how = f"{entry.get('interrupt_id')} {'--approve|--reject' if approval else 'VALUE'}"
+            later = f"; later: {command} {how}" if self.kept else ""
             self.terminal.note(f"Left unanswered{later}", "yellow")
         return Outcome.WAITING
 

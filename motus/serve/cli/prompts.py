@@ -16,6 +16,7 @@ from motus.serve.cli.text import json_text, unhidden, visible
 from motus.serve.strict_json import decode_json
 
 __all__ = [
+    "APPROVAL_TYPE",
     "Approval",
     "Choice",
     "Custom",
@@ -29,6 +30,9 @@ __all__ = [
     "parse_json",
     "read_prompt",
 ]
+
+
+APPROVAL_TYPE = "tool_approval"
 
 
 class InvalidAnswerError(ValueError):
@@ -129,7 +133,7 @@ def read_prompt(interrupt: Mapping[str, Any]) -> Prompt:
     interrupt_id, kind = str(interrupt.get("interrupt_id")), str(interrupt.get("type"))
     payload = interrupt.get("payload")
     if isinstance(payload, dict):
-        if kind == "tool_approval" and isinstance(payload.get("tool_name"), str):
+        if kind == APPROVAL_TYPE and isinstance(payload.get("tool_name"), str):
             details = {
                 key: value
                 for key, value in payload.items()

@@ -281,6 +281,8 @@ def import_agent(settings: WorkerSettings) -> LoadedAgent | Failure:
     except AgentLoadError as error:
         cause = error.__cause__
         details = "" if isinstance(cause, AttributeError | None) else _user_traceback(cause)
+        if details.count("\n") == 1:
+            details = ""  # no frame of the agent's: the message has said it
         return Failure.of(None, str(error), details)
 
 
