@@ -196,22 +196,27 @@ def test_a_server_whose_log_nobody_reads_still_serves_and_stops() -> None:
     reader, descriptor = os.pipe()
     program = (
         "from motus.serve import AgentServer\n"
-        "import logging, threading\n"
+        "import logging, sys, threading\n"
         "import motus.serve.logs\n"
         "motus.serve.logs.FLUSH_SECONDS = 0.1\n"
         "def flood():\n"
+        "    sys.stdin.readline()\n"
         "    for _ in range(3000): logging.getLogger('motus.serve').warning('x' * 2000)\n"
         "    print('flooded', flush=True)\n"
-        "threading.Timer(0.3, flood).start()\n"
+        "threading.Thread(target=flood).start()\n"
         "AgentServer('tests.serve.agents:echo').run('127.0.0.1', 0)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=descriptor
-    ) as process:
+        [sys.executable, "-c", program],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=descriptor,
+    ) as process:  # fmt: skip
         os.close(descriptor)
         try:
+            assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline().startswith(b"Serving ")
+            process.stdin.write(b"now\n")
+            process.stdin.flush()
             assert process.stdout.readline() == b"flooded\n"
             until(lambda: _blocked_writers(process.pid) > 0, "a writer that is stuck")
             process.terminate()
