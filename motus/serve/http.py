@@ -7,6 +7,8 @@ import logging
 import resource
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import trio
@@ -19,7 +21,7 @@ from hypercorn.utils import wrap_app
 from motus.serve.config import ServerConfig
 from motus.serve.connection import Connection, Roster, say_goodbye
 
-__all__ = ["HttpServer", "allow_descriptors", "pause_rarely"]
+__all__ = ["HttpServer", "allow_descriptors", "collecting_rarely"]
 
 logger = logging.getLogger("motus.serve")
 
@@ -47,17 +49,25 @@ def allow_descriptors(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def pause_rarely() -> None:
-    """Have the garbage collector look at everything less often. For programs.
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Have the garbage collector look at everything less often meanwhile. For programs.
 
     With thousands of connections that takes a third of a second, in which nobody is served; and it
     is done again whenever their objects have grown by a quarter. What is there before the first
     one is not looked at again, and the rest after 700,000 new objects.
     """
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.collect()
     gc.freeze()
-    youngest, middle, _ = gc.get_threshold()
-    gc.set_threshold(youngest, middle, COLLECTIONS_BEFORE_A_FULL_ONE)
+    gc.set_threshold(*before[:2], COLLECTIONS_BEFORE_A_FULL_ONE)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        if not frozen:
+            # Otherwise somebody wanted some of it to stay so.
+            gc.unfreeze()
 
 
 def _room(connections: int) -> int:

@@ -23,7 +23,7 @@ from motus.serve.agents import locate_agent
 from motus.serve.app import create_app
 from motus.serve.config import LOG_FORMATS, LOG_LEVELS, MoreSettings, ServerConfig, settings
 from motus.serve.guard import Guard
-from motus.serve.http import HttpServer, allow_descriptors, pause_rarely
+from motus.serve.http import HttpServer, allow_descriptors, collecting_rarely
 from motus.serve.logs import logging_to
 from motus.serve.store import MemoryStore
 from motus.serve.turns import Turns
@@ -158,8 +158,7 @@ class AgentServer:
             raise ValueError(f"log_format must be text or json, got {log_format!r}")
         _hold_standard_descriptors()
         allow_descriptors(self._config.max_connections)
-        pause_rarely()
-        with logging_to(STDERR, log_level, log_format):
+        with collecting_rarely(), logging_to(STDERR, log_level, log_format):
             trio.run(self._run, host, port)
 
     @asynccontextmanager

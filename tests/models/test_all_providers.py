@@ -274,7 +274,9 @@ async def test_being_cancelled_between_two_events_closes_the_connection(provider
                 await anext(stream)
                 scope.cancel()
                 await anyio.sleep_forever()
+        assert scope.cancelled_caught
         await server.disconnected.wait()
+        assert server.open_connections == 0
 
 
 async def test_tool_calls_arrive_in_pieces(provider: Provider) -> None:

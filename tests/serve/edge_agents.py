@@ -12,7 +12,7 @@ import trio
 
 from motus.messages import ChatMessage
 from motus.serve import AgentServer
-from motus.serve.http import pause_rarely
+from motus.serve.http import collecting_rarely
 from motus.serve.interrupt import interrupt
 
 
@@ -60,9 +60,8 @@ class Rounds(trio.abc.Instrument):
 async def serve(report: Path) -> None:
     """Serve as a program does until SIGTERM, then write down how long each round took."""
     rounds = Rounds()
-    pause_rarely()
     server = AgentServer(anything, max_workers=2, header_timeout=60, shutdown_timeout=1)
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+    with collecting_rarely(), trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with server.serving() as serving:
             trio.lowlevel.add_instrument(rounds)
             print("Serving", serving.url, flush=True)  # noqa: T201  # the test waits for it

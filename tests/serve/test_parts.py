@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import ipaddress
 import json
 import logging
@@ -17,6 +18,7 @@ from motus.messages import ChatMessage
 from motus.serve.agents import AgentTarget
 from motus.serve.app import create_app
 from motus.serve.config import ServerConfig
+from motus.serve.http import collecting_rarely
 from motus.serve.logs import LogFormatter
 from motus.serve.schemas import RequestError, parse_message
 from motus.serve.session import Session
@@ -189,3 +191,11 @@ async def test_a_worker_that_cannot_be_started_is_an_error_of_the_turn(
                 patch.setattr(f"motus.serve.workers.keeper.{target}", no_more)
                 assert await api.error("x") == "Worker could not be started: Too many open files"
         assert await api.answer("x") == "x"
+
+
+def test_the_collector_is_left_as_it_was() -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    with collecting_rarely():
+        assert gc.get_freeze_count() > before[1]
+        assert gc.get_threshold()[2] > before[0][2]
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before

@@ -114,14 +114,21 @@ async def test_when_memory_runs_out_workers_go_before_the_server() -> None:
 
 
 async def test_more_turns_than_spares_run_at_the_same_time(tmp_path: Path) -> None:
+    outcomes: list[Any] = []
     async with pooled("wait") as pool, trio.open_nursery() as nursery:
+
+        async def take_turn(directory: Path) -> None:
+            outcomes.append(await outcome(pool, str(directory)))
+
         for number in range(6):
             (tmp_path / str(number)).mkdir()
-            nursery.start_soon(outcome, pool, str(tmp_path / str(number)))
+            nursery.start_soon(take_turn, tmp_path / str(number))
         for number in range(6):
             await reported_async(tmp_path / str(number), "waiting")
         for number in range(6):
             (tmp_path / str(number) / "go").touch()
+    assert len(outcomes) == 6
+    assert not any(isinstance(one, Failure) for one in outcomes)
 
 
 async def test_a_spare_that_dies_is_not_given_to_a_turn() -> None:
