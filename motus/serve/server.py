@@ -334,5 +334,6 @@ def _hold_standard_descriptors() -> None:
 
 def _announce(line: str) -> None:
     # Not a log record: scripts wait for this line, whatever the log level.
-    with contextlib.suppress(OSError):
+    # Nobody reads it, or it was closed: no reason not to serve.
+    with contextlib.suppress(OSError, ValueError):
         print(line, flush=True)  # noqa: T201  # as said above

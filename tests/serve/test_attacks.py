@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -262,5 +263,12 @@ def test_a_server_does_not_depend_on_who_started_it(mode: str) -> None:
 
 
 def test_the_address_need_not_be_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    _announce("Serving nobody")
+    class NobodyReads(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    closed = io.StringIO()
+    closed.close()
+    for stdout in (None, NobodyReads(), closed):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        _announce("Serving nobody")
