@@ -40,6 +40,7 @@ PURE = {
     "motus.serve.cli.prompts",
     "motus.serve.cli.text",
     "motus.serve.access",
+    "motus.serve.events",
     "motus.serve.session",
     "motus.serve.strict_json",
     "motus.serve.webhook_rules",

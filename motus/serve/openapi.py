@@ -10,6 +10,7 @@ import attrs
 
 from motus._version import __version__
 from motus.messages import ChatMessage, FunctionCall, ToolCall
+from motus.serve.events import Status, Webhook
 from motus.serve.schemas import (
     FALSE_WORDS,
     MAX_WAIT_SECONDS,
@@ -27,7 +28,6 @@ from motus.serve.schemas import (
     ShapeErrorBody,
     ShapeProblem,
 )
-from motus.serve.session import Status, Webhook
 from motus.serve.webhook_rules import MAX_WEBHOOK_LENGTH, WEBHOOK_TOKEN, WEBHOOK_URL
 
 __all__ = ["describe"]

@@ -8,7 +8,8 @@ import anyio
 import attrs
 
 from motus.errors import MotusError
-from motus.serve.session import Session, SessionView, Status
+from motus.serve.events import SessionView, Status
+from motus.serve.session import Session
 from motus.serve.store import SessionStore
 
 __all__ = ["Pollers", "TooManyPollersError", "sweep"]

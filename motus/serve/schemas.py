@@ -11,7 +11,8 @@ from cattrs import BaseValidationError
 
 from motus.errors import MotusError, ProtocolError
 from motus.messages import ChatMessage, make_converter, message_to_json, structure_problems
-from motus.serve.session import CallWebhook, Session, SessionView, Status, Webhook
+from motus.serve.events import CallWebhook, SessionView, Status, Webhook
+from motus.serve.session import Session
 from motus.serve.strict_json import MAX_VALUES, check_list, decode_json, encode_json
 from motus.serve.webhook_rules import MAX_WEBHOOK_LENGTH, WEBHOOK_TOKEN, WEBHOOK_URL
 from motus.serve.wire import encode_state, pass_json_through

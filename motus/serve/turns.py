@@ -9,21 +9,17 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections import deque
 from functools import partial
 from typing import Any, Protocol
 
 import anyio
-import attrs
 from anyio.abc import TaskGroup, TaskStatus
 
 from motus.errors import MotusError, ProtocolError
 from motus.messages import ChatMessage
 from motus.serve.agents import AgentLoadError
 from motus.serve.config import ServerConfig
-from motus.serve.interrupt import MAX_MESSAGE_BYTES
-from motus.serve.pollers import Pollers, sweep
-from motus.serve.session import (
+from motus.serve.events import (
     AGENT_TIMED_OUT,
     SHUTTING_DOWN,
     CallWebhook,
@@ -35,7 +31,6 @@ from motus.serve.session import (
     MessagePosted,
     PauseTurn,
     ResumePosted,
-    Session,
     SessionDeleted,
     SessionView,
     StartTurn,
@@ -47,8 +42,11 @@ from motus.serve.session import (
     TurnSucceeded,
     WakeWaiters,
     Webhook,
-    worker_died,
 )
+from motus.serve.interrupt import MAX_MESSAGE_BYTES
+from motus.serve.live_turn import LiveTurn, explained
+from motus.serve.pollers import Pollers, sweep
+from motus.serve.session import Session
 from motus.serve.slots import Slots
 from motus.serve.store import SessionStore
 from motus.serve.strict_json import encode_json
@@ -87,41 +85,6 @@ class WebhookDelivery(Protocol):
         ...
 
 
-@attrs.define(eq=False)
-class _LiveTurn:
-    """A turn of which something may be alive: the scope it runs in, and what it holds."""
-
-    session: Session
-    turn_id: str
-    # Seconds that are left of the turn's time, while its deadline stands still.
-    time_left: float
-    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
-    ended: anyio.Event = attrs.field(factory=anyio.Event)
-    has_slot: bool = False
-    worker: Worker | None = None
-    tasks: TaskGroup | None = None
-    # Values on their way to the worker, the one that is being sent included.
-    deliveries: deque[Resume] = attrs.field(factory=deque)
-
-    @property
-    def answered(self) -> bool:
-        return self.session.turn_id != self.turn_id
-
-    def set_clock(self) -> None:
-        """Have the deadline come nearer only while the turn has a slot."""
-        running = self.has_slot and not self.answered
-        if running and self.scope.deadline == math.inf:
-            self.scope.deadline = anyio.current_time() + self.time_left
-        elif not running and self.scope.deadline != math.inf:
-            self.time_left = self.scope.deadline - anyio.current_time()
-            self.scope.deadline = math.inf
-
-    @property
-    def ids(self) -> dict[str, str]:
-        """For log records."""
-        return {"session_id": self.session.session_id, "turn_id": self.turn_id}
-
-
 class Turns:
     """Runs turns, at most `config.max_workers` at a time; the others wait for a slot in order.
 
@@ -143,7 +106,7 @@ class Turns:
         self._config = config
         self._webhooks = webhooks
         self._slots = Slots(config.max_workers)
-        self._live: dict[Session, dict[str, _LiveTurn]] = {}
+        self._live: dict[Session, dict[str, LiveTurn]] = {}
         self._interrupted: set[Session] = set()
         # Turns that have not had a slot yet, those included that are about to find one free.
         self._not_begun = 0
@@ -332,7 +295,7 @@ class Turns:
                     self._webhooks.deliver(instruction)
 
     def _start(self, session: Session, start: StartTurn) -> None:
-        live = _LiveTurn(session, start.turn_id, self._config.timeout or math.inf)
+        live = LiveTurn(session, start.turn_id, self._config.timeout or math.inf)
         self._live.setdefault(session, {})[start.turn_id] = live
         self._not_begun += 1
         self._home().start_soon(self._run, live, start)
@@ -342,7 +305,7 @@ class Turns:
             raise RuntimeError("turns need `run`, which the application's lifespan startup calls")
         return self._tasks
 
-    async def _run(self, live: _LiveTurn, start: StartTurn) -> None:
+    async def _run(self, live: LiveTurn, start: StartTurn) -> None:
         # Unless something below says otherwise, the task was cancelled with the whole server.
         error = SHUTTING_DOWN
         try:
@@ -358,7 +321,7 @@ class Turns:
                 error = AGENT_TIMED_OUT
         # Of a worker, too, that was to import the agent itself and did not come to that.
         except (WorkerDiedError, ProtocolError, OSError, AgentLoadError) as problem:
-            error = _explained(problem)
+            error = explained(problem)
         # A mistake of ours in one turn must not end the turns of everyone else.
         except Exception:  # as said above; it is logged
             logger.exception("turn failed inside the server", extra=live.ids)
@@ -376,18 +339,18 @@ class Turns:
             live.ended.set()
             logger.info("turn over", extra=live.ids)
 
-    async def _take_slot(self, live: _LiveTurn, *, ahead: bool = False) -> None:
+    async def _take_slot(self, live: LiveTurn, *, ahead: bool = False) -> None:
         await self._slots.take(ahead=ahead)
         live.has_slot = True
         live.set_clock()
 
-    def _give_slot(self, live: _LiveTurn) -> None:
+    def _give_slot(self, live: LiveTurn) -> None:
         if live.has_slot:
             live.has_slot = False
             live.set_clock()
             self._slots.give()
 
-    async def _serve(self, live: _LiveTurn, start: StartTurn) -> None:
+    async def _serve(self, live: LiveTurn, start: StartTurn) -> None:
         """Have a worker serve the turn, report its answer, and see it go."""
         turn = Turn(live.session.session_id, start.turn_id, start.message, start.state)
         try:
@@ -402,13 +365,13 @@ class Turns:
                     await live.worker.send(frame)
                     await self._listen(live, live.worker)
                 except (WorkerDiedError, ProtocolError, OSError) as problem:
-                    self._stop(live.session, _explained(problem))
+                    self._stop(live.session, explained(problem))
                 live.tasks.cancel_scope.cancel()
             live.set_clock()
             with anyio.move_on_after(EXIT_GRACE_SECONDS):
                 await live.worker.wait_exited()
 
-    async def _listen(self, live: _LiveTurn, worker: Worker) -> None:
+    async def _listen(self, live: LiveTurn, worker: Worker) -> None:
         """Report what the worker says, until that is an answer."""
         while not live.answered:
             message = await worker.receive()
@@ -427,14 +390,14 @@ class Turns:
                 case _:
                     raise ProtocolError("a message that has no place in a turn")
 
-    def _outcome(self, live: _LiveTurn, result: Result) -> TurnSucceeded | TurnFailed:
+    def _outcome(self, live: LiveTurn, result: Result) -> TurnSucceeded | TurnFailed:
         size, limit = len(result.state), self._config.max_state_size
         if size > limit:
             error = f"The conversation is too long: {size} bytes (at most {limit})"
             return TurnFailed(live.turn_id, error)
         return TurnSucceeded(live.turn_id, result.response, result.state, result.message_count)
 
-    def _take_interrupt(self, live: _LiveTurn, message: Interrupt) -> None:
+    def _take_interrupt(self, live: LiveTurn, message: Interrupt) -> None:
         session, limit = live.session, self._config.max_interrupted
         if live.scope.cancel_called:
             # It was on its way already when the turn's time was over.
@@ -454,7 +417,7 @@ class Turns:
                 session, InterruptRaised(live.turn_id, message.interrupt_id, message.payload)
             )
 
-    async def _deliver(self, live: _LiveTurn) -> None:
+    async def _deliver(self, live: LiveTurn) -> None:
         """Send the worker its values, in order, with a slot for what it does with them."""
         assert live.worker is not None
         if not live.has_slot:
@@ -473,16 +436,3 @@ class Turns:
 
     def _abandon(self, session: Session) -> None:
         self._stop(session, f"No reply to an interrupt within {self._config.interrupt_ttl:g} s")
-
-
-def _explained(problem: WorkerDiedError | ProtocolError | OSError | AgentLoadError) -> str:
-    """Why there is no answer, for the client."""
-    match problem:
-        case WorkerDiedError():
-            return worker_died(str(problem))
-        case ProtocolError():
-            return f"Worker broke the protocol: {problem}"
-        case OSError():
-            return f"Worker could not be started: {problem.strerror}"
-        case _:
-            return str(problem)

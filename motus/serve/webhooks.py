@@ -20,8 +20,8 @@ import trio
 
 from motus.errors import ProtocolError
 from motus.serve.config import ServerConfig
+from motus.serve.events import CallWebhook
 from motus.serve.schemas import webhook_payload
-from motus.serve.session import CallWebhook
 from motus.serve.webhook_rules import (
     MAX_ATTEMPTS,
     AddressPolicy,

@@ -16,7 +16,8 @@ from motus.errors import ProtocolError
 from motus.messages import ChatMessage
 from motus.serve.app import create_app
 from motus.serve.config import ServerConfig
-from motus.serve.session import CallWebhook, Session
+from motus.serve.events import CallWebhook
+from motus.serve.session import Session
 from motus.serve.store import MemoryStore
 from motus.serve.turns import Turns
 from motus.serve.wire import (

@@ -8,12 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from motus.serve.session import (
-    SessionDeletedError,
-    SessionNotWaitingError,
-    Status,
-    UnknownInterruptError,
-)
+from motus.serve.events import Status
+from motus.serve.session import SessionDeletedError, SessionNotWaitingError, UnknownInterruptError
 from tests.serve.fakes import FakeWorker, House, house, settle
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from motus.serve.schemas import webhook_payload
-from motus.serve.session import Status
+from motus.serve.events import Status
+from motus.serve.schemas import to_json, webhook_payload
 from tests.serve.fakes import FakeWorker, House, house, settle
 
 pytestmark = pytest.mark.anyio
@@ -458,3 +458,36 @@ async def test_a_webhook_that_cannot_be_called_is_refused(webhook: Any, where: l
         assert problem["loc"] == ["body", "webhook", *where]
         assert "secret" not in json.dumps(body)
         assert (await h.ask("GET", f"{path}/messages"))[1] == []
+
+
+async def test_a_long_list_of_sessions_does_not_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+
+    def encoded(body: object) -> bytes:
+        events.append("encoded")
+        return to_json(body)
+
+    async def tick() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            events.append("tick")
+
+    monkeypatch.setattr("motus.serve.app.SESSIONS_AT_A_TIME", 2)
+    async with house(agent) as h:
+        paths = [await create(h) for _ in range(5)]
+        monkeypatch.setattr("motus.serve.app.to_json", encoded)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tick)
+            _, sessions = await h.ask("GET", "/sessions")
+            nursery.cancel_scope.cancel()
+        assert [f"/sessions/{session['session_id']}" for session in sessions] == paths
+        assert events.count("encoded") == 3
+        # The others have had a turn from the first portion to the last.
+        first, last = events.index("encoded"), len(events) - events[::-1].index("encoded")
+        assert "tick" in events[first:last]
+
+        for path in paths:
+            assert (await h.ask("DELETE", path))[0] == 204
+        assert await h.ask("GET", "/sessions") == (200, [])

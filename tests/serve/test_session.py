@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from motus.messages import ChatMessage
-from motus.serve.session import (
+from motus.serve.events import (
     CallWebhook,
     CancelRequested,
     DeletionRequested,
@@ -23,11 +23,7 @@ from motus.serve.session import (
     PauseTurn,
     PendingInterrupt,
     ResumePosted,
-    Session,
-    SessionBusyError,
     SessionDeleted,
-    SessionDeletedError,
-    SessionNotWaitingError,
     SessionView,
     StartTurn,
     Status,
@@ -36,9 +32,15 @@ from motus.serve.session import (
     TurnEnded,
     TurnFailed,
     TurnSucceeded,
-    UnknownInterruptError,
     WakeWaiters,
     Webhook,
+)
+from motus.serve.session import (
+    Session,
+    SessionBusyError,
+    SessionDeletedError,
+    SessionNotWaitingError,
+    UnknownInterruptError,
 )
 from motus.serve.wire import EMPTY_STATE
 

@@ -24,7 +24,7 @@ from trio.testing import MockClock
 
 from motus.messages import ChatMessage
 from motus.serve.config import ServerConfig
-from motus.serve.session import CallWebhook, SessionView, Status, Webhook
+from motus.serve.events import CallWebhook, SessionView, Status, Webhook
 from motus.serve.strict_json import check_list, encode_json
 from motus.serve.webhook_rules import (
     MAX_ATTEMPTS,
