@@ -15,16 +15,20 @@ class TaskCancelledError(MotusError):
     Raised by `await future`, `resolve(future)` and `future.af_result()`. Where the task was
     cancelled because something above it was, `__cause__` is the error of the task that the
     cancellation was aimed at.
+
+    `task_name` is the function's name; the message has that of its class too.
     """
 
-    def __init__(self, task_name: str, task_id: int) -> None:
-        super().__init__(f"Task '{task_name}' was cancelled (id={task_id})")
-        self.task_name = task_name
+    def __init__(self, task_name: str = "", task_id: int | None = None) -> None:
+        number = "" if task_id is None else f" (id={task_id})"
+        super().__init__(f"Task '{task_name}' was cancelled{number}")
+        self.task_name = task_name.rpartition(".")[2]
         self.task_id = task_id
+        self._given = task_name
 
-    def __reduce__(self) -> tuple[type[TaskCancelledError], tuple[str, int]]:
+    def __reduce__(self) -> tuple[type[TaskCancelledError], tuple[str, int | None]]:
         # The default would call __init__ with the message alone.
-        return type(self), (self.task_name, self.task_id)
+        return type(self), (self._given, self.task_id)
 
 
 class InvalidTransitionError(MotusError):

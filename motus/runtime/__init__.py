@@ -15,6 +15,7 @@ from motus.runtime.future import AgentFuture
 from motus.runtime.hooks import (
     HookEvent,
     HookManager,
+    HookType,
     agent_task_hook,
     global_hook,
     hooks,
@@ -47,6 +48,7 @@ __all__ = [
     "GraphScheduler",
     "HookEvent",
     "HookManager",
+    "HookType",
     "TaskCancelledError",
     "TaskPolicy",
     "agent_task",

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from types import CodeType
 from typing import (
@@ -24,7 +24,7 @@ from typing import (
 import attrs
 
 from motus.runtime.future import AgentFuture
-from motus.runtime.hooks import Callback
+from motus.runtime.hooks import HookCallback
 from motus.runtime.policy import RetryOn, TaskPolicy, TaskSpec, gives_a_coroutine
 from motus.runtime.submit import submit
 from motus.runtime.types import NORMAL_TASK
@@ -45,7 +45,7 @@ T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 
-Hook = Callback | Iterable[Callback] | None
+Hook = HookCallback | Iterable[HookCallback] | None
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -91,11 +91,11 @@ class AgentTaskDefinition(Generic[R_co]):
     def _copy(self, spec: TaskSpec, bound: tuple[Any, ...]) -> AgentTaskDefinition[Any]:
         """With whatever others have left on this one, as on any function."""
         copied = copy.copy(self)
-        copied._become(spec, bound)  # noqa: SLF001 - of the same class
+        copied._become(spec, bound)  # noqa: SLF001  # of the same class
         return copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> R_co:
-        frame = sys._getframe(1)  # noqa: SLF001 - documented; inspect's way costs a hundred times as much
+        frame = sys._getframe(1)  # noqa: SLF001  # documented; inspect's way costs a hundred times as much
         if self._special:
             return self.call_from(frame.f_code, frame.f_lasti, (*self._bound, *args), kwargs)
         return submit(AgentFuture, self._spec, args, kwargs, frame.f_code, frame.f_lasti)  # type: ignore[return-value]  # R_co is AgentFuture here
@@ -281,7 +281,7 @@ def register_agent_task(
     """
     hooks = _hooks(on_start, on_end, on_error)
     spec = make_spec(func, policy or TaskPolicy(), num_returns, task_type, hooks)
-    frame = sys._getframe(1)  # noqa: SLF001 - as in AgentTaskDefinition
+    frame = sys._getframe(1)  # noqa: SLF001  # as in AgentTaskDefinition
     return AgentTaskDefinition(func, spec).call_from(frame.f_code, frame.f_lasti, args, kwargs)
 
 
@@ -295,9 +295,9 @@ def _check_known(kind: str, given: Mapping[str, Any], options: type) -> None:
         )
 
 
-def _hooks(on_start: Hook, on_end: Hook, on_error: Hook) -> dict[str, tuple[Callback, ...]]:
+def _hooks(on_start: Hook, on_end: Hook, on_error: Hook) -> dict[str, tuple[HookCallback, ...]]:
     given = {"task_start": on_start, "task_end": on_end, "task_error": on_error}
-    hooks: dict[str, tuple[Callback, ...]] = {}
+    hooks: dict[str, tuple[HookCallback, ...]] = {}
     for event, hook in given.items():
         if hook is None:
             continue
@@ -314,7 +314,7 @@ def make_spec(
     policy: TaskPolicy,
     num_returns: Any,
     task_type: str,
-    hooks: Mapping[str, tuple[Callback, ...]],
+    hooks: Mapping[str, tuple[HookCallback, ...]],
 ) -> TaskSpec:
     """What is the same for every call of the function.
 
@@ -361,9 +361,9 @@ def _one_of(values: Any, index: int, count: int, name: str) -> Any:
 @overload
 def resolve(future: AgentFuture[T], *, timeout: float | None = None) -> T: ...
 @overload
-def resolve(future: Sequence[AgentFuture[T]], *, timeout: float | None = None) -> list[T]: ...
+def resolve(future: Iterable[AgentFuture[T]], *, timeout: float | None = None) -> list[T]: ...
 def resolve(future: Any, *, timeout: float | None = None) -> Any:
-    """Block this thread until the future has its value, and return it; of a sequence, a list.
+    """Block this thread until the future has its value, and return it; of several, a list.
 
     Raises the task's own error, `TaskCancelledError` if it was cancelled, `TimeoutError` after
     `timeout` seconds for each future (the task goes on), `RuntimeError` in the runtime's own event
@@ -371,8 +371,6 @@ def resolve(future: Any, *, timeout: float | None = None) -> Any:
     """
     if isinstance(future, AgentFuture):
         return future.af_result(timeout)
-    if isinstance(future, Sequence) and not isinstance(future, str | bytes):
-        return [one.af_result(timeout) for one in future]
-    raise TypeError(
-        f"resolve() takes a future or a sequence of futures, not {type(future).__name__}"
-    )
+    if isinstance(future, Iterable) and not isinstance(future, str | bytes | Mapping):
+        return [one.af_result(timeout) for one in list(future)]
+    raise TypeError(f"resolve() takes a future or several in a list, not {type(future).__name__}")

@@ -45,7 +45,7 @@ async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
         except TaskCancelledError:
             # A cancelled task is not tried again, and neither is what could not do without it.
             raise
-        except Exception as failed:  # noqa: BLE001 - every failure is retried; the last one is raised
+        except Exception as failed:  # noqa: BLE001  # every failure is retried; the last one is raised
             error = failed
         scheduler.take_in_all()
         failures += 1
@@ -62,14 +62,14 @@ async def run_attempts(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
         )
         scheduler.graph.attempt_failed(node, error)
         scheduler.follow_up()
-        await scheduler.childless(node)
-        delay = policy.delay(failures, random.random())  # noqa: S311 - spreads retries, hides nothing
+        await _childless(scheduler, node)
+        delay = policy.delay(failures, random.random())  # noqa: S311  # spreads retries, hides nothing
         if delay:
             await anyio.sleep(delay)
         scheduler.graph.attempt_started(node)
 
 
-class _DependencyCancelled(Exception):  # noqa: N818 - a signal between two functions of this file
+class _DependencyCancelled(Exception):  # noqa: N818  # a signal between two functions of this file
     def __init__(self, reason: BaseException) -> None:
         self.reason = reason
 
@@ -82,7 +82,7 @@ async def _one_attempt(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
         value = await _on_a_thread(scheduler, node, args, kwargs)
     futures = futures_in((value,))
     scheduler.take_in_all()
-    if futures or scheduler.has_children(node):
+    if futures or _has_children(node):
         scheduler.graph.attempt_returned(node)
         for future in futures:
             try:
@@ -91,7 +91,7 @@ async def _one_attempt(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
                 if future.af_state == CANCELLED:
                     raise _DependencyCancelled(reason) from None
                 raise
-        await scheduler.childless(node)
+        await _childless(scheduler, node)
     return replace_futures(value)
 
 
@@ -107,3 +107,17 @@ async def _on_a_thread(scheduler: GraphScheduler, node: Node, args: Any, kwargs:
     if job.error is not None:
         raise job.error
     return job.value
+
+
+def _has_children(node: Node) -> bool:
+    """Whether a task that the node's body has called is unfinished."""
+    return node.af_extra is not None and bool(node.af_extra.children)
+
+
+async def _childless(scheduler: GraphScheduler, node: Node) -> None:
+    """Return when no child of the node is left."""
+    while _has_children(node):
+        event = scheduler.backend.event()
+        assert node.af_extra is not None
+        node.af_extra.childless = event.set
+        await event.wait()

@@ -29,7 +29,7 @@ __all__ = [
     "explain_wrong_loop",
     "loop_identity",
     "make_backend",
-    "thread_safe_caller",
+    "wait_for_call",
 ]
 
 Runner = Callable[[], Coroutine[Any, Any, None]]
@@ -85,8 +85,13 @@ class Backend(Protocol):
     def start_runner(self, runner: Runner, never_began: Callable[[], object]) -> None:
         """Run it in a task; `never_began` is called if the loop drops the task before it runs."""
 
-    def start_thread(self, work: Callable[[], None]) -> None:
-        """Run `work` on a daemon thread in which `anyio.from_thread` leads to this loop."""
+    def start_thread(
+        self, work: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> None:
+        """Run `work` on a daemon thread in which `anyio.from_thread` leads to this loop.
+
+        If the system has no thread to give, `failed` is called in the loop, and not from here.
+        """
 
     async def checkpoint(self) -> None: ...
 
@@ -110,8 +115,15 @@ class Backend(Protocol):
     def renamer(self) -> Callable[[str], object]:
         """A function that renames the running task, so that a task tree tells the truth."""
 
-    def open_scopes(self, scope: Any) -> Collection[object]:
-        """The scopes still open inside the given one: a live view."""
+    def task(self) -> object:
+        """The running task of the loop."""
+
+    @property
+    def sees_timeouts(self) -> bool:
+        """Whether all that can end a wait from outside is a scope, `open_scopes` in it."""
+
+    def open_scopes(self, scope: Any) -> Collection[object] | None:
+        """The scopes still open inside the given one: a live view. None if that cannot be told."""
 
     def stray_cancel(self) -> Callable[[], int] | None:
         """For the running task: a function that says whether somebody has asked to cancel it.
@@ -129,6 +141,7 @@ class TrioBackend:
     scope = trio.CancelScope
     cancelled = trio.Cancelled
     deferred = None
+    sees_timeouts = True
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -169,11 +182,18 @@ class TrioBackend:
     def start_runner(self, runner: Runner, never_began: Callable[[], object]) -> None:
         self._context.run(self._nursery.start_soon, _protected, runner)
 
-    def start_thread(self, work: Callable[[], None]) -> None:
-        self._context.run(self._nursery.start_soon, self._thread, work)
+    def start_thread(
+        self, work: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> None:
+        self._context.run(self._nursery.start_soon, self._thread, work, failed)
 
-    async def _thread(self, work: Callable[[], None]) -> None:
-        await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+    async def _thread(
+        self, work: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> None:
+        try:
+            await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:
+            failed(error)
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -187,6 +207,9 @@ class TrioBackend:
     def is_here(self) -> bool:
         return sniffio.thread_local.name == "trio"
 
+    def task(self) -> object:
+        return trio.lowlevel.current_task()
+
     def renamer(self) -> Callable[[str], object]:
         return functools.partial(setattr, trio.lowlevel.current_task(), "name")
 
@@ -194,11 +217,11 @@ class TrioBackend:
         with trio.move_on_after(seconds):
             await event.wait()
 
-    def open_scopes(self, scope: Any) -> Collection[object]:
+    def open_scopes(self, scope: Any) -> Collection[object] | None:
         # No public way leads to the scopes inside one; without it, a body that leaves a scope open
         # is found out only when the runner ends.
         status = getattr(scope, "_cancel_status", None)
-        return getattr(status, "_children", ())
+        return getattr(status, "_children", None)
 
     def stray_cancel(self) -> None:
         """There is none: trio cancels through scopes only."""
@@ -221,6 +244,8 @@ class AsyncioBackend:
     name = "asyncio"
     scope = anyio.CancelScope
     cancelled = asyncio.CancelledError
+    # Those of asyncio itself leave no trace in the task.
+    sees_timeouts = False
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -291,13 +316,18 @@ class AsyncioBackend:
             # The loop is ending and cancels every task it has; the host reports it.
             return
 
-    def start_thread(self, work: Callable[[], None]) -> None:
+    def start_thread(
+        self, work: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> None:
         # anyio's own worker threads are not daemons: one that is stuck in a task's body would keep
         # the interpreter from exiting.
         thread = threading.Thread(
             target=_claimed, args=(self._loop, work), name="motus-thread", daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._loop.call_soon(failed, error, context=self._context)
 
     async def checkpoint(self) -> None:
         await asyncio.sleep(0)
@@ -310,6 +340,9 @@ class AsyncioBackend:
 
     def is_here(self) -> bool:
         return sniffio.thread_local.name is None
+
+    def task(self) -> object:
+        return asyncio.current_task()
 
     def renamer(self) -> Callable[[str], object]:
         task = asyncio.current_task()
@@ -330,9 +363,9 @@ class AsyncioBackend:
             if timer is not None:
                 timer.cancel()
 
-    def open_scopes(self, scope: Any) -> Collection[object]:
+    def open_scopes(self, scope: Any) -> Collection[object] | None:
         # As for trio.
-        children: Collection[object] = getattr(scope, "_child_scopes", ())
+        children: Collection[object] | None = getattr(scope, "_child_scopes", None)
         return children
 
     def stray_cancel(self) -> Callable[[], int]:
@@ -369,7 +402,7 @@ def loop_identity() -> object | None:
     # the answer is no.
     if sniffio.thread_local.name == "trio":
         return trio.lowlevel.current_trio_token()
-    return asyncio._get_running_loop()  # noqa: SLF001 - exported for this; the other raises, which is slow
+    return asyncio._get_running_loop()  # noqa: SLF001  # exported for this; the other raises, which is slow
 
 
 def make_backend() -> Backend:
@@ -377,7 +410,35 @@ def make_backend() -> Backend:
     return TrioBackend() if trio.lowlevel.in_trio_run() else AsyncioBackend()
 
 
-def thread_safe_caller() -> Callable[[Callable[[], object]], object]:
+async def wait_for_call(
+    begin: Callable[[Callable[[], object], int], object], forget: Callable[[int], object]
+) -> None:
+    """Wait, in whichever loop runs here, until any thread calls what `begin` gets.
+
+    That comes with a key, which `forget` gets if the wait is cancelled.
+    """
+    here = _thread_safe_caller()
+    send, receive = anyio.create_memory_object_stream[None](1)
+
+    def notify() -> None:
+        try:
+            here(send.close)
+        except RuntimeError:
+            # The loop that waited has ended, and so has the wait. trio's error is one too.
+            return
+
+    begin(notify, id(send))
+    with send, receive:
+        try:
+            # Nothing is ever sent: that the other end is closed is the message.
+            with contextlib.suppress(anyio.EndOfStream):
+                await receive.receive()
+        except BaseException:
+            forget(id(send))
+            raise
+
+
+def _thread_safe_caller() -> Callable[[Callable[[], object]], object]:
     """For the loop that is running: what any thread can call to have a function run there."""
     if trio.lowlevel.in_trio_run():
         return trio.lowlevel.current_trio_token().run_sync_soon

@@ -1,12 +1,14 @@
 """Futures inside lists, tuples and dict values: finding them, and putting values in their place.
 
-Only these three types, and named tuples, are looked into; every other object is passed as it is.
+Only these types, the dicts of `collections` and named tuples are looked into; every other object is
+passed as it is.
 Nothing here recurses in Python, so nesting may be as deep as memory allows, and a container that
 contains itself is visited once.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -31,7 +33,8 @@ NO_FUTURES: Final = 0
 AMONG_ARGUMENTS: Final = 1
 INSIDE_CONTAINERS: Final = 2
 
-CONTAINERS: Final = frozenset({list, tuple, dict})
+_DICTS: Final = frozenset({dict, OrderedDict, defaultdict})
+CONTAINERS: Final = _DICTS | {list, tuple}
 # What most values are, and never a future nor a container: the cheapest first question.
 ATOMS: Final = frozenset({int, str, float, bool, type(None), bytes})
 
@@ -87,7 +90,7 @@ def _search(containers: list[Any], found: list[Node]) -> None:
         if id(container) in seen:
             continue
         seen.add(id(container))
-        values = container.values() if type(container) is dict else container
+        values = container.values() if type(container) in _DICTS else container
         futures, inside = _kinds(values)
         if futures:
             found += [value for value in values if type(value) in futures]
@@ -100,8 +103,7 @@ def replace_futures(value: Any) -> Any:
 
     A future that is not done stays as it is: it was put there after the others were counted.
 
-    Containers without a future are passed as they are; the others are copied, and named tuples
-    keep their type.
+    Containers without a future are passed as they are; the others are copied, and keep their type.
     """
     if is_future(value):
         return _result(value)
@@ -125,7 +127,7 @@ def replace_futures(value: Any) -> Any:
     made: dict[int, Any] = {}
     for container in order:
         if id(container) in holding and not isinstance(container, tuple):
-            made[id(container)] = type(container)()
+            made[id(container)] = _empty(container)
 
     def new(item: Any) -> Any:
         return _result(item) if is_future(item) else made.get(id(item), item)
@@ -174,7 +176,7 @@ def _containers_below(value: Any) -> list[Any]:
             continue
         seen.add(id(container))
         stack.append((container, True))
-        items = container.values() if type(container) is dict else container
+        items = container.values() if type(container) in _DICTS else container
         stack.extend((item, False) for item in items if is_container(item))
     finished.reverse()
     return finished
@@ -185,7 +187,7 @@ def _holding_futures(order: list[Any]) -> set[int]:
     above: dict[int, list[int]] = {}
     holding: list[int] = []
     for container in order:
-        for item in container.values() if type(container) is dict else container:
+        for item in container.values() if type(container) in _DICTS else container:
             if is_future(item):
                 holding.append(id(container))
             elif is_container(item):
@@ -197,6 +199,12 @@ def _holding_futures(order: list[Any]) -> set[int]:
             found.add(one)
             holding.extend(above.get(one, ()))
     return found
+
+
+def _empty(container: Any) -> Any:
+    if type(container) is defaultdict:
+        return defaultdict(container.default_factory)
+    return type(container)()
 
 
 def _result(future: Node) -> Any:

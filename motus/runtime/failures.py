@@ -125,13 +125,16 @@ def warn_of_dropped(nodes: Iterable[Node]) -> None:
 
 
 def is_made_of(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether it is such an error, or a group of nothing else, however deep."""
+    """Whether it is such an error, or a group of nothing else, however deep.
+
+    By its type: `isinstance` would ask the error for its class, and some lie or raise.
+    """
     errors = [error]
     while errors:
         one = errors.pop()
-        if isinstance(one, BaseExceptionGroup):
-            errors += one.exceptions
-        elif not isinstance(one, kind):
+        if issubclass(type(one), BaseExceptionGroup):
+            errors += one.exceptions  # type: ignore[attr-defined]  # it is one
+        elif not issubclass(type(one), kind):
             return False
     return True
 
@@ -143,14 +146,14 @@ def _note(node: Node, error: BaseException) -> None:
             chain = creation_chain(node)
             if chain:
                 error.add_note("\n".join([_CHAIN, *chain]))
-    except Exception:  # noqa: BLE001 - exceptions are the users' own classes, and some take no notes
+    except Exception:  # noqa: BLE001  # exceptions are the users' own classes, and some take no notes
         return
 
 
 def _with_traceback(error: BaseException, traceback: TracebackType | None) -> BaseException:
     try:
         return error.with_traceback(traceback)
-    except Exception:  # noqa: BLE001 - as above: frozen ones take none
+    except Exception:  # noqa: BLE001  # as above: frozen ones take none
         return error
 
 

@@ -6,7 +6,8 @@ performs what the graph asks for. Rules of this file:
 1. Nothing recurses along edges, and no event walks further than one node's neighbours: what has
    to travel on is queued in `fallout` and handled in slices by `advance`, so that the failure of
    a node with a million dependents, or of a chain of a million, holds nobody up.
-2. A node becomes final in one place, `_conclude`, and only then do others learn of it.
+2. A node becomes final in one place, `_conclude`, and only then do others learn of it. The common
+   case, a body that returned a value and nothing more, is written out in `succeed`.
 3. A node may still stand in the lists of those that it no longer waits for; whoever finds it
    there looks at its state first.
 """
@@ -111,34 +112,45 @@ class Graph:
 
     def wire(self, node: Node, dependencies: list[Node] | None) -> None:
         """A task was called: it waits for its dependencies, or is ready."""
-        self.unfinished += 1
-        if self.closing:
-            node.af_parent = None
-            self._conclude_cancelled(node, None)
-            return
         parent = node.af_parent
-        if parent is not None and not self._adopt(node, parent):
-            return
-        if dependencies is not None:
-            if len(dependencies) == 1 and parent is None:
-                one = dependencies[0]
-                if (
-                    one.af_dependents is None
-                    and one.af_state < DONE
-                    and one.af_runtime is node.af_runtime
-                ):
-                    # The common case of what follows.
-                    one.af_dependents = node
-                    node.af_waiting = 1
+        self.unfinished += 1
+        try:
+            if self.closing:
+                node.af_parent = None
+                self._conclude_cancelled(node, None)
+                return
+            if parent is not None and not self._adopt(node, parent):
+                return
+            if dependencies is not None:
+                if len(dependencies) == 1 and parent is None:
+                    one = dependencies[0]
+                    if (
+                        one.af_dependents is None
+                        and one.af_state < DONE
+                        and one.af_runtime is node.af_runtime
+                    ):
+                        # The common case of what follows.
+                        one.af_dependents = node
+                        node.af_waiting = 1
+                        return
+                waiting = self._wait_for(node, dependencies)
+                if waiting:
+                    node.af_waiting = waiting
                     return
-            waiting = self._wait_for(node, dependencies)
-            if waiting:
-                node.af_waiting = waiting
-                return
-            if waiting is None:
-                return
-        node.af_state = READY
-        self.ready.append(node)
+                if waiting is None:
+                    return
+            node.af_state = READY
+            self.ready.append(node)
+        except BaseException:
+            # The caller's stack is full, or Ctrl+C: there will be no future, so there was no call.
+            # Undone without calling anything, for which there may be no room.
+            if node.af_state < DONE:
+                node.af_state = CANCELLED
+                self.unfinished -= 1
+            extra = None if parent is None else parent.af_extra
+            if extra is not None and extra.children and node.af_id in extra.children:
+                del extra.children[node.af_id]
+            raise
 
     def refuse(self, node: Node, caller: Node) -> None:
         """A body that had been told to stop called a task: it starts nothing any more."""
@@ -306,9 +318,10 @@ class Graph:
             else:
                 # Of a task that nobody has called from a body, nobody can wait yet.
                 if node.af_parent is not None or node.af_state == SETTLING:
-                    above = circle(node, other)
+                    above = circle(node, other, True)
                     if above is not None:
-                        self._hear(node, FAILED, self._failure(node, waits_for_itself(node, above)))
+                        error = waits_for_itself(node, other, above)
+                        self._hear(node, FAILED, self._failure(node, error))
                         return None
                 dependents = other.af_dependents
                 if dependents is None:
@@ -379,7 +392,7 @@ class Graph:
         elif not node.af_waiting:
             try:
                 value = self._fill(node.af_value)
-            except Exception as error:  # noqa: BLE001 - containers are objects of users, and may refuse
+            except Exception as error:  # noqa: BLE001  # containers are objects of users, and may refuse
                 self._conclude(node, FAILED, self._failure(node, error))
             else:
                 self._conclude(node, DONE, value)
@@ -397,7 +410,7 @@ class Graph:
             self._conclude(node, FAILED, self.poison)
 
     def _conclude(self, node: Node, state: int, value: Any) -> None:
-        """The one place where a node becomes final: first that, then others learn of it."""
+        """Make a node final: first that, then others learn of it."""
         # The value first: other threads look at the state to know whether it is there.
         node.af_value = value
         node.af_state = state

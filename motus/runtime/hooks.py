@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import attrs
 
@@ -21,9 +21,10 @@ from motus.runtime.types import AGENT_CALL, MODEL_CALL, TOOL_CALL
 
 __all__ = [
     "EVENT_TYPES",
-    "Callback",
+    "HookCallback",
     "HookEvent",
     "HookManager",
+    "HookType",
     "agent_task_hook",
     "call",
     "finish",
@@ -41,7 +42,8 @@ __all__ = [
     "type_hook",
 ]
 
-EVENT_TYPES: Final = ("task_start", "task_end", "task_error", "task_cancelled")
+HookType = Literal["task_start", "task_end", "task_error", "task_cancelled"]
+EVENT_TYPES: Final[tuple[str, ...]] = get_args(HookType)
 
 
 @attrs.frozen
@@ -54,7 +56,7 @@ class HookEvent:
     the task and those above it were called.
     """
 
-    event_type: str
+    event_type: HookType
     name: str | None = None
     task_type: str | None = None
     args: tuple[Any, ...] | None = None
@@ -67,8 +69,9 @@ class HookEvent:
 
 _log = logging.getLogger("motus.runtime")
 
-Callback = Callable[[HookEvent], Any]
-C = TypeVar("C", bound=Callback)
+HookCallback = Callable[[HookEvent], Any]
+HookCallbacks = HookCallback | Iterable[HookCallback]
+C = TypeVar("C", bound=HookCallback)
 
 
 class HookManager:
@@ -82,54 +85,53 @@ class HookManager:
         # How many callbacks are registered here: the one thing that is asked for every task.
         self.size = 0
         # Replaced, never changed: whoever iterates is not disturbed.
-        self._all: dict[str, tuple[Callback, ...]] = {}
-        self._by_name: dict[tuple[str, str], tuple[Callback, ...]] = {}
-        self._by_type: dict[tuple[str, str], tuple[Callback, ...]] = {}
+        self._all: dict[str, tuple[HookCallback, ...]] = {}
+        self._by_name: dict[tuple[str, str], tuple[HookCallback, ...]] = {}
+        self._by_type: dict[tuple[str, str], tuple[HookCallback, ...]] = {}
 
     # ------------------------------------------------------------------ registering
 
-    def register(self, event: str, cb: Callback, prepend: bool = False) -> None:
-        """Call `cb` at this event of every task; `prepend` puts it before those there are."""
-        self._add(self._all, _event(event), cb, prepend)
+    def register(self, event_type: str, callback: HookCallback, prepend: bool = False) -> None:
+        """Call it at this event of every task; `prepend` puts it before those there are."""
+        self._add(self._all, _event(event_type), callback, prepend)
 
     def register_name_hook(
-        self, name: Any, event: str, cb: Callback | Iterable[Callback], prepend: bool = False
+        self, name: Any, event_type: str, callback: HookCallbacks, prepend: bool = False
     ) -> None:
-        """The same for tasks of this name, or of this function."""
-        _event(event)
-        if not isinstance(name, str):
-            name = name.__qualname__
-        several = list(cb) if isinstance(cb, Iterable) else [cb]
-        for one in reversed(several) if prepend else several:
-            self._add(self._by_name, (name, event), one, prepend)
+        """The same for tasks of this name, or of this function; one callback or several."""
+        name = name if isinstance(name, str) else name.__qualname__
+        self._add(self._by_name, (name, _event(event_type)), callback, prepend)
 
     def register_type_hook(
-        self, task_type: str, event: str, cb: Callback, prepend: bool = False
+        self, task_type: str, event_type: str, callback: HookCallbacks, prepend: bool = False
     ) -> None:
         """The same for tasks of this type, such as `tool_call`."""
-        self._add(self._by_type, (task_type, _event(event)), cb, prepend)
+        self._add(self._by_type, (task_type, _event(event_type)), callback, prepend)
 
-    def deregister(self, event: str, cb: Callback) -> bool:
+    def deregister(self, event_type: str, callback: HookCallback) -> bool:
         """Forget a callback, wherever it is registered for this event; False if it was not."""
         found = False
-        tables: list[dict[Any, tuple[Callback, ...]]]
+        tables: list[dict[Any, tuple[HookCallback, ...]]]
         tables = [self._all, self._by_name, self._by_type]
         for table in tables:
             for key, callbacks in list(table.items()):
                 of = key if isinstance(key, str) else key[1]
-                if of == event and cb in callbacks:
+                if of == event_type and callback in callbacks:
                     found = True
-                    table[key] = tuple(one for one in callbacks if one != cb)
+                    table[key] = tuple(one for one in callbacks if one != callback)
         self._count()
         return found
 
     def _add(
-        self, table: dict[Any, tuple[Callback, ...]], key: Any, cb: Any, prepend: bool
+        self, table: dict[Any, tuple[HookCallback, ...]], key: Any, given: Any, prepend: bool
     ) -> None:
-        if not callable(cb):
-            raise TypeError(f"a hook must be callable, not {type(cb).__name__}")
+        # What can be called is one, also where it can be iterated: mocks are both.
+        several = tuple(given) if isinstance(given, Iterable) and not callable(given) else (given,)
+        for one in several:
+            if not callable(one):
+                raise TypeError(f"a hook must be callable, not {type(one).__name__}")
         before = table.get(key, ())
-        table[key] = (cb, *before) if prepend else (*before, cb)
+        table[key] = (*several, *before) if prepend else (*before, *several)
         self._count()
 
     def _count(self) -> None:
@@ -138,22 +140,22 @@ class HookManager:
 
     # ------------------------------------------------------------------ asking
 
-    def list_hooks(self, event: str) -> list[Callback]:
+    def list_hooks(self, event_type: str) -> list[HookCallback]:
         """Those for every task, those of the parent first."""
-        above = self.parent.list_hooks(event) if self.parent else []
-        return [*above, *self._all.get(event, ())]
+        above = self.parent.list_hooks(event_type) if self.parent else []
+        return [*above, *self._all.get(event_type, ())]
 
-    def list_name_hooks(self, name: str, event: str) -> list[Callback]:
+    def list_name_hooks(self, name: str, event_type: str) -> list[HookCallback]:
         """Those for the name."""
-        above = self.parent.list_name_hooks(name, event) if self.parent else []
-        return [*above, *self._by_name.get((name, event), ())]
+        above = self.parent.list_name_hooks(name, event_type) if self.parent else []
+        return [*above, *self._by_name.get((name, event_type), ())]
 
-    def list_type_hooks(self, task_type: str, event: str) -> list[Callback]:
+    def list_type_hooks(self, task_type: str, event_type: str) -> list[HookCallback]:
         """Those for the type."""
-        above = self.parent.list_type_hooks(task_type, event) if self.parent else []
-        return [*above, *self._by_type.get((task_type, event), ())]
+        above = self.parent.list_type_hooks(task_type, event_type) if self.parent else []
+        return [*above, *self._by_type.get((task_type, event_type), ())]
 
-    def callbacks(self, event: HookEvent) -> list[Callback]:
+    def callbacks(self, event: HookEvent) -> list[HookCallback]:
         """All that are to be called for the event, in order."""
         return [
             *self.list_hooks(event.event_type),
@@ -175,11 +177,11 @@ def _event(event: str) -> str:
     return event
 
 
-def call(callback: Callback, event: HookEvent) -> Awaitable[Any] | None:
+def call(callback: HookCallback, event: HookEvent) -> Awaitable[Any] | None:
     """Call one callback; what it raises is logged. Whatever it returns to be awaited."""
     try:
         result = callback(event)
-    except Exception:  # noqa: BLE001 - a mistake in a hook must not change the task
+    except Exception:  # noqa: BLE001  # a mistake in a hook must not change the task
         _log.exception("a %s hook of task '%s' failed", event.event_type, event.name)
         return None
     return result if inspect.isawaitable(result) else None
@@ -189,76 +191,82 @@ async def finish(waiting: Awaitable[Any], event: HookEvent) -> None:
     """Await what a callback returned; what it raises is logged."""
     try:
         await waiting
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001  # as above
         _log.exception("a %s hook of task '%s' failed", event.event_type, event.name)
 
 
 hooks: Final = HookManager()
 
 
-def register_hook(event: str, cb: Callback, prepend: bool = False) -> None:
-    """Call `cb` at this event of every task in the process."""
-    hooks.register(event, cb, prepend)
+def register_hook(event_type: str, callback: HookCallback, prepend: bool = False) -> None:
+    """Call it at this event of every task in the process; `prepend` puts it before the others."""
+    hooks.register(event_type, callback, prepend)
 
 
 def register_task_hook(
-    name: Any, event: str, cb: Callback | Iterable[Callback], prepend: bool = False
+    task_name: Any, event_type: str, callback: HookCallbacks, prepend: bool = False
 ) -> None:
-    """The same for tasks of this name, or of this function."""
-    hooks.register_name_hook(name, event, cb, prepend)
+    """The same for tasks of this name, or of this function; one callback or several."""
+    hooks.register_name_hook(task_name, event_type, callback, prepend)
 
 
-def register_type_hook(task_type: str, event: str, cb: Callback, prepend: bool = False) -> None:
+def register_type_hook(
+    task_type: str, event_type: str, callback: HookCallbacks, prepend: bool = False
+) -> None:
     """The same for tasks of this type."""
-    hooks.register_type_hook(task_type, event, cb, prepend)
+    hooks.register_type_hook(task_type, event_type, callback, prepend)
 
 
-def register_model_hook(event: str, cb: Callback, prepend: bool = False) -> None:
+def register_model_hook(event_type: str, callback: HookCallbacks, prepend: bool = False) -> None:
     """The same for calls of models."""
-    hooks.register_type_hook(MODEL_CALL, event, cb, prepend)
+    hooks.register_type_hook(MODEL_CALL, event_type, callback, prepend)
 
 
-def register_tool_hook(event: str, cb: Callback, prepend: bool = False) -> None:
+def register_tool_hook(event_type: str, callback: HookCallbacks, prepend: bool = False) -> None:
     """The same for calls of tools."""
-    hooks.register_type_hook(TOOL_CALL, event, cb, prepend)
+    hooks.register_type_hook(TOOL_CALL, event_type, callback, prepend)
 
 
-def register_agent_hook(event: str, cb: Callback, prepend: bool = False) -> None:
+def register_agent_hook(event_type: str, callback: HookCallbacks, prepend: bool = False) -> None:
     """The same for calls of agents."""
-    hooks.register_type_hook(AGENT_CALL, event, cb, prepend)
+    hooks.register_type_hook(AGENT_CALL, event_type, callback, prepend)
 
 
-def global_hook(event: str) -> Callable[[C], C]:
+def global_hook(event_type: str, prepend: bool = False) -> Callable[[C], C]:
     """Decorator: call the function at this event of every task in the process."""
-    return _decorator(lambda cb: hooks.register(event, cb))
+    return _decorator(lambda callback: hooks.register(event_type, callback, prepend))
 
 
-def task_hook(name: Any, event: str) -> Callable[[C], C]:
+def task_hook(task_name: Any, event_type: str, prepend: bool = False) -> Callable[[C], C]:
     """Decorator: the same for tasks of this name, or of this function."""
-    return _decorator(lambda cb: hooks.register_name_hook(name, event, cb))
+    return _decorator(
+        lambda callback: hooks.register_name_hook(task_name, event_type, callback, prepend)
+    )
 
 
-def type_hook(task_type: str, event: str) -> Callable[[C], C]:
+def type_hook(task_type: str, event_type: str, prepend: bool = False) -> Callable[[C], C]:
     """Decorator: the same for tasks of this type."""
-    return _decorator(lambda cb: hooks.register_type_hook(task_type, event, cb))
+    return _decorator(
+        lambda callback: hooks.register_type_hook(task_type, event_type, callback, prepend)
+    )
 
 
-def model_task_hook(event: str) -> Callable[[C], C]:
+def model_task_hook(event_type: str, prepend: bool = False) -> Callable[[C], C]:
     """Decorator: the same for calls of models."""
-    return type_hook(MODEL_CALL, event)
+    return type_hook(MODEL_CALL, event_type, prepend)
 
 
-def tool_task_hook(event: str) -> Callable[[C], C]:
+def tool_task_hook(event_type: str, prepend: bool = False) -> Callable[[C], C]:
     """Decorator: the same for calls of tools."""
-    return type_hook(TOOL_CALL, event)
+    return type_hook(TOOL_CALL, event_type, prepend)
 
 
-def agent_task_hook(event: str) -> Callable[[C], C]:
+def agent_task_hook(event_type: str, prepend: bool = False) -> Callable[[C], C]:
     """Decorator: the same for calls of agents."""
-    return type_hook(AGENT_CALL, event)
+    return type_hook(AGENT_CALL, event_type, prepend)
 
 
-def _decorator(register: Callable[[Callback], None]) -> Callable[[C], C]:
+def _decorator(register: Callable[[HookCallback], None]) -> Callable[[C], C]:
     def decorate(callback: C) -> C:
         register(callback)
         return callback

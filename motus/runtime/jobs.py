@@ -10,8 +10,8 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from motus.runtime.backends import Event
-from motus.runtime.containers import ATOMS, futures_in, may_hold_futures
-from motus.runtime.node import Node
+from motus.runtime.containers import futures_in, may_hold_futures
+from motus.runtime.node import DONE, Node
 from motus.runtime.threads import Job, ThreadPool
 
 if TYPE_CHECKING:
@@ -79,13 +79,12 @@ class Jobs:
 
     def _report(self, job: Job) -> None:
         futures = None
-        if type(job.value) not in ATOMS:
-            try:
-                if may_hold_futures(job.value):
-                    # In the thread: a result may be large.
-                    futures = futures_in((job.value,)) or None
-            except Exception as error:  # noqa: BLE001 - results are objects of users, and may refuse
-                job.error = error
+        try:
+            if may_hold_futures(job.value):
+                # In the thread: a result may be large.
+                futures = futures_in((job.value,)) or None
+        except Exception as error:  # noqa: BLE001  # results are objects of users, and may refuse
+            job.error = error
         self._scheduler.post(self._finish, job, futures)
 
     def _finish(self, job: Job, futures: list[Node] | None) -> None:
@@ -96,6 +95,9 @@ class Jobs:
         node = job.node
         self._scheduler.running.pop(node.af_id, None)
         node.af_control = None
+        if node.af_state >= DONE:
+            # Ctrl+C came while the job was handed over, and was taken for its error.
+            return
         if job.error is not None:
             self._scheduler.body_raised(node, job.error)
         else:
@@ -106,13 +108,15 @@ class Jobs:
             self._ended.set()
         ended()
 
-    def _start_thread(self, work: Callable[[], None]) -> None:
+    def _start_thread(
+        self, work: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> None:
         if self._scheduler.thread_id == get_ident():
-            self._backend.start_thread(work)
+            self._backend.start_thread(work, failed)
         else:
-            self._scheduler.post(self._start_here, work, None)
+            self._scheduler.post(self._start_here, work, failed)
 
-    def _start_here(self, work: Callable[[], None], _: None) -> None:
+    def _start_here(self, work: Callable[[], None], failed: Callable[[RuntimeError], None]) -> None:
         # What is posted to a closed runtime is done in the thread that posts it.
         if not self._scheduler.closed:
-            self._backend.start_thread(work)
+            self._backend.start_thread(work, failed)

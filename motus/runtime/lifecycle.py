@@ -8,7 +8,7 @@ it is first needed; one for the process, on a thread of its own, for synchronous
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401 - see _register_exit
+import concurrent.futures.thread  # noqa: F401  # see _register_exit
 import os
 import threading
 import weakref
@@ -23,6 +23,7 @@ from motus.runtime.failures import log_failures
 from motus.runtime.hooks import HookManager
 from motus.runtime.node import Node
 from motus.runtime.scheduler import GraphScheduler
+from motus.runtime.threads import thread
 
 __all__ = [
     "AgentRuntime",
@@ -81,6 +82,7 @@ class OpenRuntime:
     async def __aenter__(self) -> AgentRuntime:
         if self._scheduler is not None:
             raise RuntimeError("this runtime was opened before: call open_runtime() again")
+        _register_fork()
         self._scheduler = GraphScheduler(max_threads=self._max_threads, is_block=True)
         await self._scheduler.__aenter__()
         self._token = current.set(self._scheduler)
@@ -124,6 +126,7 @@ class _Registry:
         self.adopted: weakref.WeakKeyDictionary[object, AgentRuntime] = weakref.WeakKeyDictionary()
         self.background: AgentRuntime | None = None
         self.exit_registered = False
+        self.fork_registered = False
 
 
 _registry = _Registry()
@@ -156,6 +159,7 @@ def find_scheduler() -> GraphScheduler:
 def _adopted(loop: object, max_threads: int | None = None) -> AgentRuntime:
     runtime = _registry.adopted.get(loop)
     if runtime is None or not runtime.is_open:
+        _register_fork()
         scheduler = GraphScheduler(max_threads=max_threads)
         runtime = _registry.adopted[loop] = AgentRuntime(scheduler)
         scheduler.backend.adopt(lambda: _serve_adopted(scheduler), scheduler.loop_ended)
@@ -175,6 +179,7 @@ def _background(backend: str | None, max_threads: int | None = None) -> AgentRun
         runtime = _registry.background
         if runtime is None or not runtime.is_open:
             runtime = _registry.background = _start_background(backend, max_threads)
+            _register_fork()
             if not _registry.exit_registered:
                 _registry.exit_registered = True
                 _register_exit()
@@ -185,7 +190,7 @@ def _start_background(backend: str | None, max_threads: int | None) -> AgentRunt
     backend = backend or os.environ.get("MOTUS_BACKEND") or "trio"
     if backend not in ("trio", "asyncio"):
         raise ValueError(f"MOTUS_BACKEND must be 'trio' or 'asyncio', not {backend!r}")
-    started = threading.Event()
+    started, closed = threading.Event(), threading.Event()
     made: list[GraphScheduler] = []
     crash: list[BaseException] = []
 
@@ -194,26 +199,31 @@ def _start_background(backend: str | None, max_threads: int | None) -> AgentRunt
             made.append(scheduler)
             started.set()
             await scheduler.until_shut_down()
+        closed.set()
 
     def main() -> None:
         try:
             anyio.run(serve, backend=backend)
         except BaseException as error:
+            if closed.is_set() and isinstance(error, RuntimeError):
+                # At the end of the process: asyncio joins its executor by means of a new thread,
+                # which Python 3.12 refuses then. The interpreter joins it anyway.
+                return
             crash.append(error)
             raise
         finally:
             started.set()
 
-    thread = threading.Thread(target=main, name="motus-runtime", daemon=True)
-    thread.start()
+    own = threading.Thread(target=main, name="motus-runtime", daemon=True)
+    own.start()
     started.wait()
     if not made:
         raise RuntimeError("the Motus runtime could not be started") from crash[0]
-    return AgentRuntime(made[0], thread)
+    return AgentRuntime(made[0], own)
 
 
 def _register_exit() -> None:
-    """Have the background runtime end with the main thread, and forgotten by a forked child."""
+    """Have the background runtime end with the main thread."""
     # `atexit` comes after the interpreter has joined every thread that is no daemon, one that is
     # blocked in resolve() among them. Executors register here too, to join theirs, and the last to
     # register is called first: so their module is imported above.
@@ -223,15 +233,33 @@ def _register_exit() -> None:
     except RuntimeError:
         # The end has begun already.
         atexit.register(_at_exit)
-    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _register_fork() -> None:
+    """Have what a forked child cannot use forgotten there; once, and not by importing this."""
+    with _registry.lock:
+        if not _registry.fork_registered:
+            _registry.fork_registered = True
+            os.register_at_fork(after_in_child=_after_fork)
 
 
 def _after_fork() -> None:
-    # Its thread exists in the parent only: whoever waits for it here would do so for ever.
-    runtime, _registry.background = _registry.background, None
+    """In a forked child: no loop of the parent runs here, so nothing of its runtimes will."""
+    GraphScheduler.closing_lock = threading.RLock()
     _registry.lock = threading.RLock()
-    if runtime is not None:
-        runtime.scheduler.loop_ended()
+    schedulers = [runtime.scheduler for runtime in _registry.adopted.values()]
+    if _registry.background is not None:
+        schedulers.append(_registry.background.scheduler)
+    _registry.background = None
+    _registry.adopted.clear()
+    here = current.get(None)
+    if here is not None:
+        # The fork was in a block or in a body: what the child calls is called outside of it.
+        schedulers.append(here.af_runtime if isinstance(here, Node) else here)
+        current.set(None)
+        thread.job = None
+    for scheduler in schedulers:
+        scheduler.loop_ended(forked=True)
 
 
 def _at_exit() -> None:

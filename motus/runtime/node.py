@@ -106,7 +106,8 @@ class Extra:
     """The rarely needed part of a node."""
 
     __slots__ = (
-        "bodiless", "childless", "children", "crowd", "failure", "record", "waiters",
+        "awaited", "awaits", "bodiless", "childless", "children", "crowd", "failure", "record",
+        "waiters",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -114,6 +115,10 @@ class Extra:
         self.children: dict[int, Node] | None = None
         # Opaque to the graph: handed to the driver with NOTIFY when the node has finished.
         self.waiters: dict[int, Any] | None = None
+        # What its body awaits, if nothing but the end of that lets the body go on; and how many
+        # bodies await this one in the same way.
+        self.awaits: Node | None = None
+        self.awaited = 0
         # The body is over: only children and returned futures are waited for.
         self.bodiless = False
         # How a body ended that raised while it had children.

@@ -12,7 +12,7 @@ import attrs
 from motus.errors import TaskCancelledError
 from motus.runtime.backends import Event
 from motus.runtime.failures import creation_chain
-from motus.runtime.hooks import Callback, HookEvent, HookManager, call, finish
+from motus.runtime.hooks import HookCallback, HookEvent, HookManager, call, finish
 from motus.runtime.hooks import hooks as process_hooks
 from motus.runtime.node import CANCELLED, DONE, Extra, Node
 
@@ -47,7 +47,7 @@ class Observers:
         self._backend = scheduler.backend
         self.hooks = HookManager(process_hooks)
         # What is to be awaited, and which callbacks are to be called after it.
-        self._later: deque[tuple[Awaitable[Any] | None, list[Callback], HookEvent]] = deque()
+        self._later: deque[tuple[Awaitable[Any] | None, list[HookCallback], HookEvent]] = deque()
         self._scope: Any = None
         self._idle: Event | None = None
 
@@ -98,7 +98,7 @@ class Observers:
                 return
 
     def _call_later(
-        self, waiting: Awaitable[Any] | None, callbacks: list[Callback], event: HookEvent
+        self, waiting: Awaitable[Any] | None, callbacks: list[HookCallback], event: HookEvent
     ) -> None:
         if self._scheduler.closed:
             # Torn down with its loop, in which they would have run.

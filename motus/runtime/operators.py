@@ -39,7 +39,7 @@ def _deferred(name: str, fn: Callable[..., Any]) -> Callable[..., AgentFuture[An
     spec = _inline(name, fn)
 
     def method(self: Node, *others: Any) -> AgentFuture[Any]:
-        frame = sys._getframe(1)  # noqa: SLF001 - documented; inspect's way costs a hundred times as much
+        frame = sys._getframe(1)  # noqa: SLF001  # documented; inspect's way costs a hundred times as much
         future: Any = submit(type(self), spec, (self, *others), None, frame.f_code, frame.f_lasti)
         return future  # type: ignore[no-any-return]  # the class of `self`
 
@@ -72,6 +72,12 @@ def _value(future: AgentFuture[Any], operation: str) -> Any:
             f" Here {operation} needs the value of task '{future.af_spec.name}' "
             f"(id={future.af_id}): apply it to what 'await' returns."
         )
+        if operation == "hash()":
+            # What `asyncio.gather(*futures)` comes to.
+            reason += (
+                " Sets, dict keys and asyncio.gather() hash what they get; to wait for several "
+                "futures: [await one for one in futures]."
+            )
         future.af_runtime.block(future, None, reason)
     return future.af_result()
 
@@ -165,7 +171,7 @@ class Operators(Node):
     def __getattr__(self, name: str) -> AgentFuture[Any]:
         if name.startswith("af_") or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"a future has no attribute {name!r}")
-        frame = sys._getframe(1)  # noqa: SLF001 - as above
+        frame = sys._getframe(1)  # noqa: SLF001  # as above
         future: Any = submit(
             type(self), _ATTRIBUTE, (self, name), None, frame.f_code, frame.f_lasti
         )
@@ -173,7 +179,7 @@ class Operators(Node):
 
     def __call__(self, *args: Any, **kwargs: Any) -> AgentFuture[Any]:
         """A future of the result of calling what this future stands for."""
-        frame = sys._getframe(1)  # noqa: SLF001 - as above
+        frame = sys._getframe(1)  # noqa: SLF001  # as above
         arguments = (self, args, kwargs, type(self))
         future: Any = submit(type(self), _CALL, arguments, None, frame.f_code, frame.f_lasti)
         return future  # type: ignore[no-any-return]  # the class of `self`

@@ -173,7 +173,7 @@ def gives_a_coroutine(fn: object) -> bool:
     """Whether calling it gives a coroutine: a coroutine function, or an object that is like one."""
     if inspect.iscoroutinefunction(fn):
         return True
-    return inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004 - not whether it can be called
+    return inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004  # not whether it can be called
 
 
 def _is_method(fn: object) -> bool:

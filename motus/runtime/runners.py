@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _Suspended = tuple[Coroutine[Any, Any, Any], Any]
 
-__all__ = ["Runners"]
+__all__ = ["Runners", "make_sure_of_room"]
 
 # The other tasks of the loop get their turn after so many seconds; the runners share them.
 SLICE: Final = 0.002
@@ -61,6 +61,10 @@ BURST: Final = 8
 PIECE: Final = 10_000
 # How many runners one suspending node may start while others are ready.
 MAX_BURST: Final = 8
+
+# Frames that it takes to wake a runner, and to start one, with some to spare.
+ROOM_TO_WAKE: Final = 9
+ROOM_TO_START: Final = 20
 
 set_current: Final = current.set
 
@@ -80,6 +84,8 @@ class Runners:
         # On which the one runner without work waits.
         self._parked: Event | None = None
         self._burst = 1
+        # By the loop's task: the scopes that a runner's body has open.
+        self._left_open: dict[object, Collection[object] | None] = {}
         self._open = False
         # For all runners together: until when they may keep the loop, and when one last did.
         self._until = 0.0
@@ -103,8 +109,15 @@ class Runners:
 
     def wake(self) -> None:
         """There is work, and nobody is awake."""
-        if self._open and not self._starting and not self._unpark():
-            self._start()
+        if self._open and not self._starting:
+            make_sure_of_room(ROOM_TO_START if self._parked is None else ROOM_TO_WAKE)
+            if not self._unpark():
+                self._start()
+
+    def is_in_bare_body(self) -> bool:
+        """Whether a body itself runs here, and has no scope open that could end a wait."""
+        left_open = self._left_open.get(self._backend.task())
+        return left_open is not None and not left_open
 
     def _unpark(self) -> bool:
         if self._parked is None:
@@ -136,13 +149,14 @@ class Runners:
         self.awake += 1
         backend = self._backend
         rename, stray_cancel = backend.renamer(), backend.stray_cancel()
+        task = backend.task()
         leading = True
         try:
             while leading:
                 misnested = False
                 try:
                     with backend.scope() as scope:
-                        left_open = backend.open_scopes(scope)
+                        left_open = self._left_open[task] = backend.open_scopes(scope)
                         leading = await self._lead(scope, left_open, rename, stray_cancel)
                         misnested = bool(left_open)
                 except RuntimeError:
@@ -152,6 +166,7 @@ class Runners:
                     # after it. trio has mended that by now; an asyncio task cannot be.
                     leading = backend.name == "trio"
         finally:
+            self._left_open.pop(task, None)
             self.awake -= 1
             # If this task was cancelled from above.
             self._somebody_goes_on()
@@ -159,7 +174,7 @@ class Runners:
     async def _lead(
         self,
         scope: Any,
-        left_open: Collection[object],
+        left_open: Collection[object] | None,
         rename: Callable[[str], object],
         stray_cancel: Callable[[], int] | None,
     ) -> bool:
@@ -316,11 +331,13 @@ class Runners:
                 if message is not outcome:
                     return message
                 value, outcome.value = outcome.value, None
-        except BaseException as error:  # noqa: BLE001 - a body's error, of any kind, is its task's
+            # In here: there are classes that cannot be hashed.
+            is_atom = type(value) in ATOMS
+        except BaseException as error:  # noqa: BLE001  # a body's error, of any kind, is its task's
             stage.clear()
             self._scheduler.body_raised(node, error)
             return outcome
-        if type(value) in ATOMS:
+        if is_atom:
             self._graph.succeed(node, value)
         else:
             self._returned(node, value)
@@ -329,7 +346,7 @@ class Runners:
     def _returned(self, node: Node, value: Any) -> None:
         try:
             futures = futures_in((value,)) if may_hold_futures(value) else None
-        except Exception as error:  # noqa: BLE001 - results are objects of users, and may refuse
+        except Exception as error:  # noqa: BLE001  # results are objects of users, and may refuse
             self._scheduler.body_raised(node, error)
         else:
             self._graph.succeed(node, value, futures or None)
@@ -358,7 +375,7 @@ class Runners:
         failure: BaseException | None = None
         try:
             await _drive(stage, context.run, message)
-        except BaseException as error:  # noqa: BLE001 - as in _begin; a cancellation ends the node, and trio raises one from above again at the next checkpoint
+        except BaseException as error:  # noqa: BLE001  # as in _begin; a cancellation ends the node, and trio raises one from above again at the next checkpoint
             failure = error
         self.awake += 1
         # Bodies that come back soon bring their runners along: fewer new ones are needed.
@@ -391,6 +408,15 @@ class Runners:
             for _ in range(min(self._burst, max(1, len(self._graph.ready)))):
                 self._start()
             self._burst = min(2 * self._burst, MAX_BURST)
+
+
+def make_sure_of_room(frames: int = ROOM_TO_START) -> None:
+    """Raise RecursionError now, and not halfway through what must be done whole.
+
+    For what is called on the stack of a body, which may be about to overflow.
+    """
+    if frames:
+        make_sure_of_room(frames - 1)
 
 
 class _Outcome:
@@ -450,7 +476,7 @@ def _drive(stage: _Stage, run: Callable[..., Any], message: Any) -> Generator[An
     while message is not over:
         try:
             answer = yield message
-        except BaseException as error:  # noqa: BLE001 - handed on into the body
+        except BaseException as error:  # noqa: BLE001  # handed on into the body
             message = run(throw, error)
         else:
             message = run(send, answer)

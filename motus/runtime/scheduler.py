@@ -7,7 +7,7 @@ loop woken once for all that is in it.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import sys
 import threading
 import warnings
@@ -26,17 +26,17 @@ from motus.runtime.backends import (
     explain_wrong_loop,
     loop_identity,
     make_backend,
-    thread_safe_caller,
+    wait_for_call,
 )
 from motus.runtime.containers import replace_futures
 from motus.runtime.current import current
-from motus.runtime.cycles import circle, waits_for_itself
+from motus.runtime.cycles import begin_await, circle, end_await, waits_for_itself
 from motus.runtime.failures import Failure, is_made_of, warn_of_dropped
 from motus.runtime.graph import ENDED, NOTIFY, STOP, Graph
 from motus.runtime.jobs import Jobs
 from motus.runtime.node import CANCELLING, DONE, Extra, Node
 from motus.runtime.observers import Observers
-from motus.runtime.runners import Runners
+from motus.runtime.runners import Runners, make_sure_of_room
 from motus.runtime.threads import Job, thread
 
 __all__ = ["SHUTTING_DOWN", "GraphScheduler"]
@@ -52,7 +52,7 @@ class GraphScheduler:
     """
 
     # One for all: the end of one runtime may lead to another that ends in another thread.
-    _closing_lock: ClassVar = threading.RLock()
+    closing_lock: ClassVar = threading.RLock()
 
     def __init__(self, *, max_threads: int | None = None, is_block: bool = False) -> None:
         """`is_block`: somebody's block is around it, where an interrupt can be raised."""
@@ -213,7 +213,7 @@ class GraphScheduler:
 
     def _close_inbox(self) -> None:
         """No loop will look after what is left, or still comes: finish it here and now."""
-        with self._closing_lock:
+        with self.closing_lock:
             self.take_in_all()
             self._cancel_everything()
             self._tell_everybody()
@@ -227,15 +227,23 @@ class GraphScheduler:
             self.graph.advance(1000)
             self.perform()
 
-    def loop_ended(self) -> None:
-        """The loop has ended, or will run nothing of this any more. Idempotent."""
+    def loop_ended(self, *, forked: bool = False) -> None:
+        """The loop has ended, or will run nothing of this any more. Idempotent.
+
+        In a `forked` child what is left is finished when somebody asks for it.
+        """
         if self.closed:
             return
         self.closed = self.is_shut_down = True
         self.runners.abandon()
         if self.graph.poison is None:
             self.graph.poison = Failure(RuntimeError(SHUTTING_DOWN), None)
-        self._close_inbox()
+        if forked:
+            for node in self.running.values():
+                # Its task and its thread were left behind: there is nothing to stop.
+                node.af_control = None
+        else:
+            self._close_inbox()
 
     # ------------------------------------------------------------------ from any thread
 
@@ -267,11 +275,19 @@ class GraphScheduler:
         if self.closed:
             self._close_inbox()
             return
-        self._kicked = True
         try:
+            self._kicked = True
             self.backend.call(self._kick)
+        except RecursionError:
+            # Of the caller: it is its stack that is full. Whoever comes next has the loop woken.
+            self._kicked = False
+            raise
         except RuntimeError:
             self.loop_ended()
+        except BaseException:
+            # Ctrl+C, in the middle of it. What others have put there meanwhile relies on it.
+            self.backend.call(self._kick)
+            raise
 
     def cancel(self, node: Node) -> bool:
         """Cancel the node, its children and all downstream; False if it was done."""
@@ -284,6 +300,7 @@ class GraphScheduler:
         if target.af_state >= DONE:
             return False
         if self.thread_id == get_ident() and not self.closed:
+            make_sure_of_room()
             self.graph.cancel(target)
             self.follow_up()
         else:
@@ -311,7 +328,7 @@ class GraphScheduler:
                 UserWarning,
                 stacklevel=4,
             )
-        self._check_not_above(node)
+        self._check_not_above(node, False, False)
         gate = allocate_lock()
         gate.acquire()
         self.when_finished(node, gate.release, id(gate))
@@ -330,44 +347,46 @@ class GraphScheduler:
 
     # ------------------------------------------------------------------ waiting
 
-    async def wait(self, node: Node) -> None:
-        """Return when the node has finished. In any loop; cancelling it cancels only the wait."""
-        self._check_not_above(node)
-        if self.thread_id == get_ident() and not self.closed and self.backend.is_here():
+    async def wait(self, node: Node, *, for_good: bool = False) -> None:
+        """Return when the node has finished. In any loop; cancelling it cancels only the wait.
+
+        `for_good`: this is a body, and in no scope or timeout, which cannot always be seen.
+        """
+        is_here = self.thread_id == get_ident() and not self.closed and self.backend.is_here()
+        body = self._check_not_above(node, is_here, for_good)
+        if is_here:
             event = self.backend.event()
             self._add_waiter(node, (id(event), event.set))
+            if body is not None:
+                begin_await(body, node)
             try:
                 await event.wait()
             except BaseException:
                 self._forget_waiter(node, id(event))
                 raise
+            finally:
+                if body is not None:
+                    end_await(body, node)
             return
-        here = thread_safe_caller()
-        send, receive = anyio.create_memory_object_stream[None](1)
+        await wait_for_call(
+            functools.partial(self.when_finished, node),
+            functools.partial(self.post, self._forget_waiter, node),
+        )
 
-        def notify() -> None:
-            try:
-                here(send.close)
-            except RuntimeError:
-                # The loop that waited has ended, and so has the wait. trio's error is one too.
-                return
-
-        self.when_finished(node, notify, id(send))
-        with send, receive:
-            try:
-                # Nothing is ever sent: that the other end is closed is the message.
-                with contextlib.suppress(anyio.EndOfStream):
-                    await receive.receive()
-            except BaseException:
-                self.post(self._forget_waiter, node, id(send))
-                raise
-
-    def _check_not_above(self, node: Node) -> None:
+    def _check_not_above(self, node: Node, is_here: bool, for_good: bool) -> Node | None:
+        """Refuse to wait for oneself. The node whose body is about to, if it cannot give up."""
         here = current.get(None)
-        if isinstance(here, Node) and here.af_state < DONE:
-            above = circle(here, node)
-            if above is not None:
-                raise waits_for_itself(here, above)
+        if not isinstance(here, Node) or here.af_state >= DONE:
+            return None
+        body = None
+        # Own children are known to the graph.
+        if is_here and node.af_parent is not here:
+            seen = self.backend.sees_timeouts and self.runners.is_in_bare_body()
+            body = here if seen or for_good else None
+        above = circle(here, node, body is not None)
+        if above is not None:
+            raise waits_for_itself(here, node, above)
+        return body
 
     def _add_waiter(self, node: Node, waiter: tuple[int, Callable[[], object]]) -> None:
         key, notify = waiter
@@ -383,18 +402,6 @@ class GraphScheduler:
     def _forget_waiter(self, node: Node, key: int) -> None:
         if node.af_extra is not None and node.af_extra.waiters is not None:
             node.af_extra.waiters.pop(key, None)
-
-    def has_children(self, node: Node) -> bool:
-        """Whether a task that the node's body has called is unfinished."""
-        return node.af_extra is not None and bool(node.af_extra.children)
-
-    async def childless(self, node: Node) -> None:
-        """Return when no child of the node is left; for its own body."""
-        while self.has_children(node):
-            event = self.backend.event()
-            assert node.af_extra is not None
-            node.af_extra.childless = event.set
-            await event.wait()
 
     # ------------------------------------------------------------------ for the runners
 
@@ -456,6 +463,7 @@ class GraphScheduler:
     def follow_up(self) -> None:
         """After an event from outside the runners: carry out orders, see that the rest is."""
         if self.graph.orders:
+            make_sure_of_room()
             self.perform()
         if not self.runners.awake:
             if self.graph.ready or self.graph.fallout or self.inbox:
@@ -475,7 +483,7 @@ class GraphScheduler:
             return
         self.explain_backend(error)
         failure = Failure.of(node, error)
-        if self._is_block and isinstance(error, KeyboardInterrupt):
+        if self._is_block and issubclass(type(error), KeyboardInterrupt):
             self._interrupt = failure
         self.graph.fail(node, failure)
 

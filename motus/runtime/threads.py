@@ -71,7 +71,7 @@ class Job:
         if not self.abandoned:
             try:
                 self.value = context.run(_call_body, self.node, args, kwargs)
-            except BaseException as error:  # noqa: BLE001 - the task's outcome, whatever it is; SystemExit must not end the thread
+            except BaseException as error:  # noqa: BLE001  # the task's outcome, whatever it is; SystemExit must not end the thread
                 self.error = error
 
     def raise_if_abandoned(self) -> None:
@@ -102,11 +102,16 @@ class _Worker:
 class ThreadPool:
     """At most `limit` synchronous bodies run at once; threads are started when they are needed.
 
-    `start_thread(work)` runs `work` on a new daemon thread. A thread ends after the pool is
-    closed, and never before the body that it runs.
+    `start_thread(work, failed)` runs `work` on a new daemon thread; if there can be none, it has
+    `failed(error)` called a little later. A thread ends after the pool is closed, and never before
+    the body that it runs.
     """
 
-    def __init__(self, limit: int, start_thread: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        start_thread: Callable[[Callable[[], None], Callable[[RuntimeError], None]], None],
+    ) -> None:
         self._limit = limit
         self._start_thread = start_thread
         self._lock = allocate_lock()
@@ -190,7 +195,22 @@ class ThreadPool:
             return worker.gate.release
         worker = _Worker(job)
         self._workers.add(worker)
-        return partial(self._start_thread, _Work(self, worker))
+        failed = partial(self._not_started, worker)
+        return partial(self._start_thread, _Work(self, worker), failed)
+
+    def _not_started(self, worker: _Worker, error: RuntimeError) -> None:
+        """There is no thread for the worker, and that is how its job ends."""
+        job = worker.job
+        assert job is not None
+        job.error = error
+        wake = None
+        with self._lock:
+            self._workers.discard(worker)
+            if self._holding.pop(id(job), None) is not None:
+                wake = self._pass_slot_on()
+        job.report(job)
+        if wake is not None:
+            wake()
 
     def _pass_slot_on(self) -> Callable[[], object] | None:
         """Give a slot to whoever is next; as with `_begin`, call what is returned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from typing import Any
 
@@ -82,6 +83,22 @@ async def test_the_error_names_the_task() -> None:
             await future
     assert str(caught.value) == f"Task 'forever' was cancelled (id={future.af_id})"
     assert caught.value.task_name == "forever"
+
+
+async def test_the_error_has_the_name_of_the_function() -> None:
+    class Crawler:
+        @agent_task
+        async def fetch(self) -> None:
+            await anyio.sleep(60)
+
+    async with open_runtime():
+        future = Crawler().fetch()
+        future.af_cancel()
+        with pytest.raises(TaskCancelledError, match=r"Crawler\.fetch' was cancelled") as caught:
+            await future
+    assert caught.value.task_name == "fetch"
+    assert str(copy.copy(caught.value)) == str(caught.value)
+    assert str(TaskCancelledError("fetch")) == "Task 'fetch' was cancelled"
 
 
 async def test_cancelling_what_has_not_started() -> None:

@@ -14,7 +14,9 @@ SYNCHRONOUS = """
 import time
 from motus.runtime import agent_task, cancel, resolve, shutdown, init, is_initialized, get_runtime
 from motus.runtime.task_instance import TaskCancelledError
-from motus.runtime.hooks import HookEvent, register_hook, task_hook
+from motus.runtime import HookType
+from motus.runtime.hooks import HookEvent, hooks, register_hook, register_tool_hook, task_hook
+from collections import defaultdict
 
 events = []
 
@@ -71,6 +73,20 @@ def total(parts):
     return sum(resolve([add(part, 0) for part in parts]))
 
 assert resolve(total([1, add(1, 1), 3])) == 6
+
+@agent_task
+def groups(of):
+    return {name: sum(parts) for name, parts in of.items()}
+
+parts = defaultdict(list)
+parts["a"] += [add(1, 1), add(2, 2)]
+assert resolve(groups(parts)) == {"a": 6}
+assert resolve({"a": add(1, 2), "b": add(3, 4)}.values()) == [3, 7]
+
+first: HookType = "task_start"
+register_hook(event_type=first, callback=print, prepend=True)
+register_tool_hook(event_type=first, callback=print)
+hooks.deregister(first, print)
 assert resolve(add(1, 2) + 100) == 103
 assert resolve(add([1], [2])[0]) == 1
 assert resolve(add(1, 2) > 2) is True
@@ -79,6 +95,19 @@ assert resolve(add(1, 2) > 2) is True
 async def slow():
     import SLEEP
     await SLEEP.sleep(60)
+
+class Crawler:
+    @agent_task
+    async def fetch(self):
+        import SLEEP
+        await SLEEP.sleep(60)
+
+fetching = Crawler().fetch()
+cancel(fetching)
+try:
+    resolve(fetching, timeout=5)
+except TaskCancelledError as error:
+    assert error.task_name == "fetch"
 
 pending = slow()
 below = add(pending, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,6 +22,10 @@ class Listlike(list[Any]):
     """Only the types themselves are looked into."""
 
 
+def grouped(items: dict[str, Any]) -> defaultdict[str, Any]:
+    return defaultdict(list, items)
+
+
 def future(value: Any, state: int = DONE) -> Node:
     node = Node()
     node.af_value = value
@@ -36,6 +41,8 @@ values = st.recursive(
         st.lists(inside, max_size=4),
         st.lists(inside, max_size=4).map(tuple),
         st.dictionaries(st.text(max_size=2), inside, max_size=3),
+        st.dictionaries(st.text(max_size=2), inside, max_size=3).map(OrderedDict),
+        st.dictionaries(st.text(max_size=2), inside, max_size=3).map(grouped),
         st.builds(Pair, inside, inside),
     ),
     max_leaves=20,
@@ -51,6 +58,10 @@ def naive(value: Any) -> Any:
         return tuple(naive(item) for item in value)
     if type(value) is dict:
         return {key: naive(item) for key, item in value.items()}
+    if isinstance(value, OrderedDict):
+        return OrderedDict((key, naive(item)) for key, item in value.items())
+    if isinstance(value, defaultdict):
+        return grouped({key: naive(item) for key, item in value.items()})
     if isinstance(value, Pair):
         return Pair(naive(value.one), naive(value.two))
     return value
@@ -61,7 +72,7 @@ def naive_futures(value: Any) -> list[Node]:
         return [value]
     if type(value) in (list, tuple) or isinstance(value, Pair):
         return [found for item in value for found in naive_futures(item)]
-    if type(value) is dict:
+    if isinstance(value, dict):
         return [found for item in value.values() for found in naive_futures(item)]
     return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import anyio
 import pytest
@@ -337,6 +338,38 @@ def test_the_functions_register_where_they_say() -> None:
         assert decorator(log) is log
     assert hooks.size == 6
     assert hooks.deregister("task_end", log)
+
+
+def test_everything_can_be_given_by_name() -> None:
+    first, second = Log(), Log()
+    register_hook(event_type="task_end", callback=first)
+    global_hook("task_end", prepend=True)(second)
+    assert hooks.list_hooks(event_type="task_end") == [second, first]
+    register_task_hook(task_name=inc, event_type="task_end", callback=first)
+    task_hook(task_name="inc", event_type="task_end", prepend=True)(second)
+    assert hooks.list_name_hooks(name="inc", event_type="task_end") == [second, first]
+    register_type_hook(task_type=TOOL_CALL, event_type="task_end", callback=[first])
+    tool_task_hook(event_type="task_end", prepend=True)(second)
+    assert hooks.list_type_hooks(task_type=TOOL_CALL, event_type="task_end") == [second, first]
+    for register, decorator, kind in (
+        (register_model_hook, model_task_hook, MODEL_CALL),
+        (register_agent_hook, agent_task_hook, AGENT_CALL),
+    ):
+        register(event_type="task_end", callback=first)
+        decorator(event_type="task_end", prepend=True)(second)
+        assert hooks.list_type_hooks(kind, "task_end") == [second, first]
+    for log in (first, second):
+        assert hooks.deregister(event_type="task_end", callback=log)
+    assert hooks.size == 0
+
+
+def test_what_can_be_called_is_one_callback() -> None:
+    mock = MagicMock()
+    manager = HookManager()
+    manager.register("task_end", mock)
+    manager.register_name_hook("inc", "task_end", mock)
+    manager.register_type_hook(TOOL_CALL, "task_end", [mock, mock])
+    assert manager.size == 4
 
 
 async def test_emit_calls_what_is_registered() -> None:

@@ -67,6 +67,11 @@ def nap(seconds: float) -> None:
 
 
 @agent_task
+def meet(barrier: threading.Barrier) -> int:
+    return barrier.wait(10)
+
+
+@agent_task
 async def total(xs: list[int]) -> int:
     return sum(xs)
 
@@ -106,6 +111,9 @@ def test_background_results_errors_and_cancellation(background: str) -> None:
     assert resolve(future) == 3001
     assert resolve(total([inc(i) for i in range(3000)])) == sum(range(1, 3001))
     assert resolve([inc(1), double(2)]) == [2, 4]
+    barrier = threading.Barrier(3)
+    # All of them are called before the first is waited for.
+    assert sorted(resolve(meet(barrier) for _ in range(3))) == [0, 1, 2]
     endless = forever()
     below = inc(endless)
     assert cancel(endless)

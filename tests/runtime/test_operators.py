@@ -159,7 +159,7 @@ BARRIERS: list[tuple[str, Callable[[Any], Any], Any, Any]] = [
     ("bool", bool, 5, True),
     ("str", str, 5, "5"),
     ("len", len, [1, 2], 2),
-    ("iter", lambda x: [y for y in x], [1, 2], [1, 2]),  # noqa: C416 - list() also asks for the length
+    ("iter", lambda x: [y for y in x], [1, 2], [1, 2]),  # noqa: C416  # list() also asks for the length
     ("int", int, 5.5, 5),
     ("float", float, 5, 5.0),
     ("complex", complex, 5, 5 + 0j),
@@ -245,6 +245,21 @@ async def test_a_barrier_that_is_refused_says_which_it_was_and_of_which_task(
     assert end.endswith("apply it to what 'await' returns.")
 
 
+@pytest.mark.anyio
+async def test_who_gathers_futures_is_told_how_to_wait_for_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOTUS_QUIET_SYNC", "1")
+    async with open_runtime():
+        futures = [later(1), later(2)]
+        # asyncio.gather() does the same.
+        with pytest.raises(
+            RuntimeError, match=r"asyncio\.gather.*: \[await one for one in futures\]\.$"
+        ):
+            set(futures)
+        assert [await one for one in futures] == [1, 2]
+
+
 @pytest.mark.realtime
 @pytest.mark.usefixtures("background")
 def test_looking_at_a_future_adds_no_task() -> None:
@@ -261,4 +276,4 @@ def test_looking_at_a_future_adds_no_task() -> None:
     dir(future)
     assert graph.unfinished == before
     with pytest.raises(AttributeError):
-        setattr(future, "x", 1)  # noqa: B010 - mypy knows that it has no attributes of its own
+        setattr(future, "x", 1)  # noqa: B010  # mypy knows that it has no attributes of its own

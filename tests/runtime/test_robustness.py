@@ -77,6 +77,12 @@ class HasNoText:
         raise OSError("no text")
 
 
+class HasNoClassError(Exception):
+    @property  # type: ignore[misc]  # an unbound proxy does this
+    def __class__(self) -> type:
+        raise OSError("no class")
+
+
 ODD_ERRORS = [
     FrozenError(),
     TakesNoNotesError(),
@@ -103,6 +109,22 @@ async def test_odd_exceptions_are_the_tasks_own(error: Exception, policy: Any) -
             for one in (future, below, future):
                 with pytest.raises(type(error)):
                     await one
+        assert await bystander == "fine"
+
+
+async def test_an_exception_that_lies_about_its_class_harms_nobody() -> None:
+    @agent_task
+    async def fails() -> None:
+        raise HasNoClassError
+
+    async with open_runtime():
+        bystander = nap(1, "fine")
+        caught: type | None = None
+        try:
+            await fails()
+        except HasNoClassError as error:
+            caught = type(error)
+        assert caught is HasNoClassError
         assert await bystander == "fine"
 
 
@@ -135,6 +157,15 @@ class Liar:
         raise RuntimeError("unbound")
 
 
+class OddMeta(type):
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+
+class Unhashable(metaclass=OddMeta):
+    """Not its objects, but the class itself."""
+
+
 class OddTuple(NamedTuple):
     x: int
 
@@ -146,6 +177,9 @@ class OddTuple(NamedTuple):
 @pytest.mark.parametrize("threaded", [False, True])
 async def test_odd_results_and_arguments(threaded: bool) -> None:
     def give(make: Callable[[], Any]) -> Any:
+        return make()
+
+    async def at_once(make: Callable[[], Any]) -> Any:
         return make()
 
     async def give_later(make: Callable[[], Any]) -> Any:
@@ -163,6 +197,10 @@ async def test_odd_results_and_arguments(threaded: bool) -> None:
             await task(lambda: OddTuple(1))
         with pytest.raises(OSError, match="not iterable"):
             same(OddTuple(1))
+        with pytest.raises(TypeError, match="unhashable"):
+            await task(Unhashable)
+        with pytest.raises(TypeError, match="unhashable"):
+            await agent_task(at_once)(Unhashable)
         assert await bystander == "fine"
 
 
@@ -179,6 +217,82 @@ async def test_what_is_put_into_a_container_after_the_call_stays_a_future() -> N
 
 
 # ---------------------------------------------------------------------- circles
+
+
+class Shared:
+    """Futures that bodies get hold of by other ways than their arguments."""
+
+    one: AgentFuture[Any]
+    two: AgentFuture[Any]
+
+
+@agent_task
+async def awaits(shared: Shared, name: str, before: float = 0.0) -> Any:
+    await anyio.sleep(before)
+    return await getattr(shared, name)
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
+@pytest.mark.parametrize("before", [(0, 0), (1, 2), (2, 1)])
+async def test_two_bodies_that_await_each_other_are_told_so(before: tuple[int, int]) -> None:
+    shared = Shared()
+    async with open_runtime():
+        shared.one = awaits(shared, "two", before[0])
+        shared.two = awaits(shared, "one", before[1])
+        for future in (shared.one, shared.two):
+            with pytest.raises(RuntimeError, match=r"waits for itself, by way of 'awaits' \(id="):
+                await future
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
+async def test_a_circle_through_a_body_and_an_argument_is_found() -> None:
+    shared = Shared()
+
+    @agent_task
+    async def calls() -> Any:
+        await anyio.sleep(1)
+        return await same(shared.one)
+
+    async with open_runtime():
+        shared.one = awaits(shared, "two")
+        shared.two = calls()
+        with pytest.raises(RuntimeError, match=r"waits, by way of 'awaits' .*, for '.*calls'"):
+            await shared.two
+
+
+@pytest.mark.parametrize("patient_first", [True, False])
+async def test_a_wait_that_can_be_given_up_makes_no_circle(patient_first: bool) -> None:
+    shared = Shared()
+
+    @agent_task
+    async def gives_up() -> str:
+        await anyio.sleep(2 if patient_first else 0)
+        with anyio.move_on_after(5):
+            return str(await shared.one)
+        return "gave up"
+
+    async with open_runtime():
+        shared.two = gives_up()
+        shared.one = awaits(shared, "two", 1)
+        assert [await shared.one, await shared.two] == ["gave up", "gave up"]
+
+
+async def test_a_wait_that_is_over_makes_no_circle() -> None:
+    shared = Shared()
+
+    @agent_task
+    async def one() -> str:
+        first = await shared.two
+        await anyio.sleep(2)
+        return str(first)
+
+    async with open_runtime():
+        shared.two = nap(1, "first")
+        shared.one = one()
+        await shared.two
+        # It awaited this name before, and now another task that has it awaits the first one.
+        shared.two = awaits(shared, "one")
+        assert await shared.two == "first"
 
 
 async def test_a_circle_between_siblings_is_found() -> None:
@@ -438,7 +552,7 @@ async def test_abandoned_waits_are_forgotten() -> None:
 
         thread = threading.Thread(target=elsewhere)
         thread.start()
-        while thread.is_alive():  # noqa: ASYNC110 - nothing but the thread itself tells
+        while thread.is_alive():  # noqa: ASYNC110  # nothing but the thread itself tells
             await anyio.sleep(0.001)
         await nap(0.01)
         assert future.af_extra is not None
@@ -461,6 +575,55 @@ async def test_a_failure_through_deep_recursion_is_not_quadratic() -> None:
             await down(depth)
     notes += [len(note.splitlines()) for note in caught.value.__notes__]
     assert notes == [depth + 2]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_stack_that_overflows_in_a_call_harms_only_the_call(resumed: bool) -> None:
+    def descend(frames: int, last: AgentFuture[int]) -> None:
+        # So that it is another function each time that finds no room.
+        if frames:
+            descend(frames - 1, last)
+        else:
+            last = inc(last)
+            same([last])
+            descend(0, last)
+
+    @agent_task
+    async def body(frames: int) -> int:
+        if resumed:
+            await anyio.lowlevel.checkpoint()
+        with pytest.raises(RecursionError):
+            descend(frames, nap(0.01, 1))
+        # Whoever wakes the runtime was not left halfway through either.
+        return await inc(await nap(0.01, 1))
+
+    for frames in range(12):
+        async with open_runtime():
+            assert await body(frames) == 2
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError])
+async def test_a_call_that_breaks_off_while_it_wakes_the_loop(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calls() -> int:
+        with monkeypatch.context() as patch:
+
+            def breaks_off(_: object) -> None:
+                patch.undo()
+                raise error
+
+            patch.setattr(scheduler.backend, "call", breaks_off)
+            with pytest.raises(error):
+                inc(1)
+        return resolve(inc(2), timeout=10)
+
+    async with open_runtime() as runtime:
+        scheduler = runtime.scheduler
+        assert await inc(0) == 1
+        assert await anyio.to_thread.run_sync(calls) == 3
+        assert runtime.is_open
 
 
 # ---------------------------------------------------------------------- the process
@@ -507,6 +670,55 @@ if pid == 0:
     os._exit(0 if resolve(inc(2)) == 3 else 1)
 assert os.waitpid(pid, 0)[1] == 0
 """,
+    "nor for a block of its parent, in which it was forked": """
+import os
+from motus import agent_task, open_runtime, resolve
+import anyio
+@agent_task
+async def inc(x): return x + 1
+@agent_task
+async def forever(): await anyio.sleep_forever()
+@agent_task
+def forks():
+    pid = os.fork()
+    if pid == 0:
+        try: resolve(left)
+        except RuntimeError as error: print(error, flush=True)
+        os._exit(0 if resolve(inc(2)) == 3 else 1)
+    return os.waitpid(pid, 0)[1]
+async def main():
+    global left
+    async with open_runtime():
+        left = forever()
+        assert await forks() == 0
+        left.af_cancel()
+anyio.run(main, backend=os.environ["MOTUS_BACKEND"])
+""",
+    "nor for what another thread held": """
+import os, threading
+from motus import agent_task, resolve
+from motus.runtime.scheduler import GraphScheduler
+import anyio
+@agent_task
+async def inc(x): return x + 1
+@agent_task
+async def forever(): await anyio.sleep_forever()
+left = forever()
+held, done = threading.Event(), threading.Event()
+def hold():
+    with GraphScheduler.closing_lock:
+        held.set()
+        done.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    try: resolve(left)
+    except RuntimeError as error: print(error, flush=True)
+    os._exit(0 if resolve(inc(2)) == 3 else 1)
+assert os.waitpid(pid, 0)[1] == 0
+done.set()
+""",
 }
 
 
@@ -523,3 +735,23 @@ def test_the_end_of_the_process(name: str, backend: str) -> None:
         env={**os.environ, "MOTUS_BACKEND": backend},
     )
     assert (done.returncode, done.stdout) == (0, "Motus runtime is shutting down\n"), done.stderr
+
+
+@pytest.mark.realtime
+def test_the_end_of_the_process_is_quiet_where_a_task_has_used_asyncios_threads() -> None:
+    program = """
+import asyncio
+from motus import agent_task, resolve
+@agent_task
+async def five(): return await asyncio.to_thread(lambda: 5)
+print(resolve(five()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "MOTUS_BACKEND": "asyncio"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")

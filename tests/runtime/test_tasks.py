@@ -430,6 +430,7 @@ async def test_resolve_in_the_runtimes_own_loop_is_refused_unless_done() -> None
             resolve(future)
         await future
         assert resolve([future, future]) == [2, 2]
+        assert resolve({"a": future}.values()) == [2]
 
 
 async def test_a_finished_task_keeps_nothing_but_its_result() -> None:
@@ -591,6 +592,8 @@ def test_unknown_policies_are_refused() -> None:
         agent_task(3)  # type: ignore[call-overload]  # the mistake that is tested
     with pytest.raises(TypeError, match="takes a future"):
         resolve(3)  # type: ignore[call-overload]  # the mistake that is tested
+    with pytest.raises(TypeError, match="takes a future"):
+        resolve({"a": 1})  # type: ignore[arg-type]  # the mistake that is tested
 
 
 def test_unknown_options_are_refused_with_those_that_are_known() -> None:

@@ -360,3 +360,46 @@ async def test_a_thread_that_outlives_its_runtime_harms_nobody(
 async def test_a_limit_below_one_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match="max_threads must be at least 1"):
         open_runtime(max_threads=limit)
+
+
+async def test_where_the_system_gives_no_thread_the_tasks_fail_and_later_ones_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def refuse_too(*_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with open_runtime(max_threads=2):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            # trio keeps those that it had.
+            patch.setattr(anyio.to_thread, "run_sync", refuse_too)
+            # More than there are slots; and an attempt waits for its thread in a way of its own.
+            for future in [*(double(i) for i in range(5)), double.policy(retries=1)(5)]:
+                with anyio.fail_after(10), pytest.raises(RuntimeError, match="can't start"):
+                    await future
+        with anyio.fail_after(10):
+            assert await total([double(i) for i in range(5)]) == 20
+
+
+async def test_ctrl_c_while_a_job_is_handed_over_ends_its_task_once() -> None:
+    async with open_runtime(max_threads=1) as runtime:
+        pool = runtime.scheduler.jobs.pool
+        submit = pool.submit
+
+        def interrupted(job: Any) -> None:
+            pool.submit = submit  # type: ignore[method-assign]  # as it was
+            submit(job)
+            raise KeyboardInterrupt
+
+        pool.submit = interrupted  # type: ignore[method-assign]  # as above
+        future = double(1)
+        with pytest.raises(KeyboardInterrupt):
+            await future
+        # On the same thread: so the first job, which runs all the same, has reported too.
+        assert await double(2) == 4
+        with pytest.raises(KeyboardInterrupt):
+            await future
+        assert runtime.scheduler.graph.unfinished == 0

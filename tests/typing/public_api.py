@@ -73,6 +73,7 @@ def results() -> None:
     assert_type(resolve(inc(1)), int)
     assert_type(top_resolve(text(1), timeout=1), str)
     assert_type(resolve([inc(1), inc(2)]), list[int])
+    assert_type(resolve(inc(number) for number in range(2)), list[int])
     assert_type(inc(1).af_result(), int)
     assert_type(cancel(inc(1)), bool)
     one, two = pair(1)
