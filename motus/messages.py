@@ -6,8 +6,8 @@ These classes carry no behaviour of a provider or of the server: everything abov
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, wraps
 from typing import Any, Literal, TypeVar, get_args
 
 import attrs
@@ -57,6 +57,37 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
+def _ignoring_unknown(cls: type[T]) -> type[T]:
+    """Keywords that are no fields are passed over: what others have saved may have more of them.
+
+    Type checkers do not learn of it, and so still find what is misspelt.
+    """
+    init = cls.__init__
+    fields = {field.name for field in attrs.fields(cls)}  # type: ignore[arg-type]  # all are
+
+    @wraps(init)
+    def tolerant(self: T, *args: Any, **kwargs: Any) -> None:
+        if not kwargs.keys() <= fields:
+            kwargs = {name: value for name, value in kwargs.items() if name in fields}
+        init(self, *args, **kwargs)
+
+    cls.__init__ = tolerant  # type: ignore[assignment]  # the same, but for what it ignores
+    return cls
+
+
+def _function_call(value: FunctionCall | Mapping[str, Any]) -> FunctionCall:
+    return _from_json(dict(value), FunctionCall) if isinstance(value, Mapping) else value
+
+
+def _tool_calls(value: Iterable[ToolCall | Mapping[str, Any]] | None) -> list[ToolCall] | None:
+    """As they are, but for those that come as dicts of JSON values."""
+    if not isinstance(value, list) or not any(isinstance(call, Mapping) for call in value):
+        return value  # type: ignore[return-value]  # what else it is nobody has asked for
+    return [
+        _from_json(dict(call), ToolCall) if isinstance(call, Mapping) else call for call in value
+    ]
+
+
 @attrs.define
 class FunctionCall:
     """What a model wants called: a tool's name, and the arguments as JSON text."""
@@ -70,7 +101,7 @@ class ToolCall:
     """One call that a model asks for; the result names it by `id`."""
 
     id: str
-    function: FunctionCall
+    function: FunctionCall = attrs.field(converter=_function_call)
     type: str = "function"
 
 
@@ -84,19 +115,21 @@ class ToolDefinition:
     strict: bool | None = None
 
 
+@_ignoring_unknown
 @attrs.define
 class ChatMessage:
     """One message of a conversation.
 
     Raises `ValueError` for a role that is none of system, user, assistant and tool, also when it
     is assigned later. `message + other` is the list of both, for a message or a list of messages.
+    Tool calls may be given as dicts of JSON values.
     """
 
     role: Role = attrs.field(validator=_valid_role)
     content: str | None = None
     reasoning: str | None = None
     reasoning_details: Any = attrs.field(default=None, repr=_SHORT.repr)
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = attrs.field(default=None, converter=_tool_calls)
     tool_call_id: str | None = None
     name: str | None = None
     base64_image: str | None = attrs.field(default=None, repr=_repr_blob)
@@ -104,10 +137,12 @@ class ChatMessage:
 
     @classmethod
     def system_message(cls, content: str) -> ChatMessage:
+        """What the model is told before the conversation."""
         return cls("system", content)
 
     @classmethod
     def user_message(cls, content: str | None, base64_image: str | None = None) -> ChatMessage:
+        """What the user says; an image is base64, with or without the head of a data URL."""
         return cls("user", content, base64_image=base64_image)
 
     @classmethod
@@ -119,6 +154,7 @@ class ChatMessage:
         reasoning: str | None = None,
         reasoning_details: Any = None,
     ) -> ChatMessage:
+        """What the model says, asks for, and has thought."""
         return cls(
             "assistant",
             content,
@@ -132,6 +168,7 @@ class ChatMessage:
     def tool_message(
         cls, content: str | None, tool_call_id: str, name: str, base64_image: str | None = None
     ) -> ChatMessage:
+        """The result of the tool `name`, for the call with that id."""
         return cls("tool", content, tool_call_id=tool_call_id, name=name, base64_image=base64_image)
 
     @classmethod
@@ -150,6 +187,7 @@ class ChatMessage:
 
     @classmethod
     def from_completion(cls, completion: ChatCompletion) -> ChatMessage:
+        """The reply as a message of the conversation."""
         return completion.to_message()
 
     def __add__(self, other: object) -> list[ChatMessage]:
@@ -174,7 +212,7 @@ class ChatCompletion:
     content: str | None = None
     reasoning: str | None = None
     reasoning_details: Any = attrs.field(default=None, repr=_SHORT.repr)
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = attrs.field(default=None, converter=_tool_calls)
     finish_reason: str = "stop"
     parsed: Any = None
     usage: dict[str, Any] = attrs.field(factory=dict)

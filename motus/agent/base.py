@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 from motus.agent.conversation import closing_messages, with_calls_closed
 from motus.agent.deadline import Deadline
 from motus.agent.names import variable_of
-from motus.agent.outcomes import guard_value
+from motus.agent.outcomes import as_text, guard_value
 from motus.agent.parameters import (
     check_model,
     check_reasoning,
@@ -33,7 +33,7 @@ from motus.memory.base import BaseMemory
 from motus.memory.windows import known_context_window
 from motus.messages import ChatMessage, ToolCall, ToolDefinition
 from motus.models.base import AUTO_REASONING, BaseChatClient, CachePolicy, ReasoningConfig
-from motus.models.pricing import cost
+from motus.models.pricing import cost, provider_of
 from motus.models.usage import Counter, UsageMeter, counters
 from motus.runtime.agent_task import AgentTaskDefinition
 from motus.runtime.current import current
@@ -217,9 +217,13 @@ class AgentBase(ABC, Generic[T]):
         """Add to the conversation."""
         await self._memory.add_message(message)
 
-    async def add_user_message(self, content: str | None, base64_image: str | None = None) -> None:
-        """Add what the user says, to be answered by the next call."""
-        await self.add_message(ChatMessage.user_message(content, base64_image))
+    async def add_user_message(
+        self, content: str | ChatMessage | None, base64_image: str | None = None
+    ) -> None:
+        """Add what the user says, to be answered by the next call; a whole message as it is."""
+        if not isinstance(content, ChatMessage):
+            content = ChatMessage.user_message(content, base64_image)
+        await self.add_message(content)
 
     async def add_assistant_message(
         self, content: str | None = None, tool_calls: list[ToolCall] | None = None
@@ -272,7 +276,7 @@ class AgentBase(ABC, Generic[T]):
     @property
     def cost(self) -> float | None:
         """The same in US dollars; None if the price of a model is not known."""
-        provider = getattr(self._client, "provider", None)
+        provider = provider_of(self._client)
         return None if cost(self._model_name, {}, provider) is None else self._meter.cost
 
     @property
@@ -307,7 +311,7 @@ class AgentBase(ABC, Generic[T]):
     def fork(self) -> Self:
         """An independent agent with the same configuration and conversation; its usage is empty."""
         clone = copy.copy(self)
-        clone._detach(self._memory.fork())  # noqa: SLF001 - of this very class
+        clone._detach(self._memory.fork())  # noqa: SLF001  # of this very class
         return clone
 
     def _detach(self, memory: BaseMemory) -> None:
@@ -355,10 +359,10 @@ class AgentBase(ABC, Generic[T]):
         call = self._call
         if call is None:
             # Its name is that of the agent, found out from the first caller's variables.
-            body = type(self)._perform  # noqa: SLF001 - its own
+            body = type(self)._perform  # noqa: SLF001  # its own
             spec = TaskSpec(body, name=self.name, is_coroutine=True, task_type=AGENT_CALL)
             call = self._call = AgentTaskDefinition(body, spec)
-        frame = sys._getframe(1)  # noqa: SLF001 - as in AgentTaskDefinition
+        frame = sys._getframe(1)  # noqa: SLF001  # as in AgentTaskDefinition
         return call.call_from(frame.f_code, frame.f_lasti, (self, prompt), kwargs)
 
     async def _perform(self, prompt: Prompt = None, **kwargs: Any) -> T:
@@ -431,10 +435,10 @@ class AgentBase(ABC, Generic[T]):
         agent = copy.copy(self)
         memory = self._memory.fork()
         memory.reset()
-        agent._detach(memory)  # noqa: SLF001 - of this very class
-        agent._meter = self._meter  # noqa: SLF001
+        agent._detach(memory)  # noqa: SLF001  # of this very class
+        agent._meter = self._meter  # noqa: SLF001  # as above
         memory.load_messages(with_calls_closed([m for m in state if m.role != "system"]))
-        call = agent(message)
+        call = agent(agent._prompt_of(message))  # noqa: SLF001  # as above
         try:
             answer = await call
         except BaseException:
@@ -443,11 +447,23 @@ class AgentBase(ABC, Generic[T]):
                 with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
                     await call
             raise
-        said = agent.get_last_assistant_message()
-        if said is None or said.tool_calls:
-            # A loop of somebody's own that does not write down what it answers.
-            said = ChatMessage.assistant_message(answer if isinstance(answer, str) else str(answer))
-        return said, memory.messages
+        return agent._said(answer), memory.messages  # noqa: SLF001  # as above
+
+    def _prompt_of(self, message: ChatMessage) -> Prompt:
+        """What `_run` gets of a turn's message: its text, if there is no picture with it."""
+        return message.content if message.base64_image is None else message
+
+    def _said(self, answer: Any) -> ChatMessage:
+        """The answer of a turn as a message: the last one, if that is what it says.
+
+        A loop of somebody's own may write down something else, or nothing, and the output
+        guardrails see what it returns.
+        """
+        said = self.get_last_assistant_message()
+        text = None if answer is None else as_text(answer)
+        if said is None or said.tool_calls or text not in (None, said.content):
+            return ChatMessage.assistant_message(text)
+        return said
 
     # ------------------------------------------------------------------ tools with connections
 

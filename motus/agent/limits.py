@@ -11,7 +11,7 @@ from motus.errors import MotusError
 __all__ = ["UsageLimitExceeded", "UsageLimits", "Used"]
 
 
-class UsageLimitExceeded(MotusError):  # noqa: N818 - reads better where it is caught
+class UsageLimitExceeded(MotusError):  # noqa: N818  # reads better where it is caught
     """A run has reached one of its `usage_limits`; the message says which."""
 
 

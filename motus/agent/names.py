@@ -19,7 +19,7 @@ def variable_of(value: object) -> str | None:
     The nearest one: a local variable of whoever called, then a global one, then those of the
     caller's caller, and so on.
     """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # documented
     while frame is not None:
         if not _is_ours(frame):
             for variables in (frame.f_locals, frame.f_globals):

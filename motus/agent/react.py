@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from typing_extensions import TypeVar
 
-from motus.agent.base import AgentBase, MemoryType
+from motus.agent.base import AgentBase, MemoryType, Prompt
 from motus.agent.conversation import closing_messages, tool_error
 from motus.agent.limits import UsageLimits
 from motus.agent.outcomes import as_text, guard_value
@@ -132,7 +132,7 @@ class ReActAgent(AgentBase[T]):
                 match instruction:
                     case AddMessages(messages):
                         for message in messages:
-                            await self._memory.add_message(message)
+                            await self.add_message(message)
                     case CallModel():
                         following = await self._reply(machine)
                     case ShowStep(content, calls):
@@ -146,6 +146,20 @@ class ReActAgent(AgentBase[T]):
                     case Finish(value):
                         return value  # type: ignore[no-any-return]  # made by _check
             todo = following
+
+    def _has_another_loop(self) -> bool:
+        """Whether a subclass has a `_run` of its own: it knows texts, and answers as it likes."""
+        return type(self)._run is not ReActAgent._run  # noqa: SLF001  # its own
+
+    def _prompt_of(self, message: ChatMessage) -> Prompt:
+        return super()._prompt_of(message) if self._has_another_loop() else message
+
+    def _said(self, answer: Any) -> ChatMessage:
+        said = self.get_last_assistant_message()
+        if said is None or said.tool_calls or self._has_another_loop():
+            return super()._said(answer)
+        # Also where it is an object: as the model has written it.
+        return said
 
     async def _answered(self, answer: T) -> T:
         # The guardrails have seen it already, before it was remembered.
@@ -177,14 +191,15 @@ class ReActAgent(AgentBase[T]):
             ) from error
 
     def _model_call(self) -> AgentFuture[ChatCompletion]:
+        # By name, for hooks.
         return model_serve_task(
-            self._client,
-            self._model_name,
-            self._memory.get_context(),
-            self.tools_schema(),
-            self._response_format,
-            self._reasoning,
-            self._cache_policy,
+            client=self._client,
+            model=self._model_name,
+            messages=self.get_context(),
+            tools=self.tools_schema(),
+            response_format=self._response_format,
+            reasoning=self._reasoning,
+            cache_policy=self._cache_policy,
         )
 
     async def _show(self, content: str | None, calls: list[ToolCall]) -> None:
@@ -241,7 +256,7 @@ async def _result(future: AgentFuture[str]) -> str:
     except TaskCancelledError:
         # By somebody who meant this call alone; of a cancelled run the next step is the end.
         return tool_error("the call was cancelled")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - nothing that a tool does ends the run
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # nothing that a tool does ends the run
         return encode_error(error)
 
 
@@ -251,9 +266,9 @@ def _known_result(future: AgentFuture[str]) -> str | None:
         return future.af_result()
     except TaskCancelledError:
         return None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # as above
         return encode_error(error)
-    except BaseException:  # noqa: BLE001 - no cancellation: an error that the run ends with anyway
+    except BaseException:  # noqa: BLE001  # no cancellation: an error that the run ends with anyway
         return None
 
 

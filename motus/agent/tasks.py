@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
@@ -36,16 +35,21 @@ async def model_serve_task(
     """
     if isinstance(tools, Mapping):
         tools = [tool.definition() for tool in tools.values()]
-    options: dict[str, Any] = {"reasoning": reasoning}
-    if _takes_cache_policy(type(client)):
-        options["cache_policy"] = cache_policy
+    # By name, all of them: so clients of users may have them in `**kwargs`, in mocks too.
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "tools": tools or None,
+        "reasoning": reasoning,
+    }
+    call: Callable[..., Awaitable[ChatCompletion]] = client.create
+    if response_format is not None:
+        asked["response_format"] = response_format
+        call = client.parse
+    if _takes_cache_policy(client, call):
+        asked["cache_policy"] = cache_policy
     try:
-        if response_format is None:
-            completion = await client.create(model, messages, tools or None, **options)
-        else:
-            completion = await client.parse(
-                model, messages, response_format, tools or None, **options
-            )
+        completion = await call(**asked)
     except StructuredOutputError as error:
         count_usage(client, model, error.completion.usage)
         raise
@@ -53,10 +57,13 @@ async def model_serve_task(
     return completion
 
 
-@cache
-def _takes_cache_policy(client: type[Any]) -> bool:
-    """Whether its methods take the keyword; clients of users may know nothing of it."""
-    parameters = inspect.signature(client.create).parameters
-    return "cache_policy" in parameters or any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+def _takes_cache_policy(client: object, call: Callable[..., Any]) -> bool:
+    """Whether this method is to be given the keyword: it names it, or its class wants it.
+
+    Clients of users may hand the rest of their keywords on to an SDK, which knows nothing of it.
+    """
+    parameters = inspect.signature(call).parameters
+    return "cache_policy" in parameters or (
+        getattr(type(client), "wants_cache_policy", False)
+        and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     )

@@ -38,6 +38,6 @@ class Turns:
         while turn.before is not None:
             before = turn.before.task()
             if before is not None and before.af_state < DONE:
-                await before.af_runtime.wait(before)
+                await before.af_runtime.wait(before, for_good=True)
             # Not before: if this wait is cancelled, whoever comes next finds the way here.
             turn.before = turn.before.before

@@ -91,7 +91,7 @@ class BaseMemory(ABC):
         self._messages.append(message)
         self._add_trace_event(message)
 
-    def _record_message(self, message: ChatMessage) -> None:  # noqa: B027 - most keep no record
+    def _record_message(self, message: ChatMessage) -> None:  # noqa: B027  # most keep no record
         """Called before a message is added; what this raises keeps it out."""
 
     def clear_messages(self) -> None:
@@ -140,7 +140,7 @@ class BaseMemory(ABC):
     async def compact(self, **kwargs: Any) -> str | None:
         """Shorten the conversation now; the summary, or None if nothing was done."""
 
-    async def _auto_compact(self) -> None:  # noqa: B027 - most memories need not
+    async def _auto_compact(self) -> None:  # noqa: B027  # most memories need not
         """Called after each message: compact if it is time."""
 
     # ------------------------------------------------------------------ life
@@ -155,7 +155,7 @@ class BaseMemory(ABC):
         The messages themselves are copied too: changing one in a fork changes no other.
         """
         clone = copy.copy(self)
-        clone._detach()  # noqa: SLF001 - of this very class
+        clone._detach()  # noqa: SLF001  # of this very class
         return clone
 
     def _detach(self) -> None:
@@ -181,6 +181,9 @@ class BaseMemory(ABC):
             "total_events": len(events),
             "total_compactions": compactions,
         }
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self._messages)} messages>"
 
     def _add_trace_event(self, message: ChatMessage) -> None:
         event: dict[str, Any] = {"type": "message", "timestamp": now(), "role": message.role}

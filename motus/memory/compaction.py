@@ -6,19 +6,19 @@ import inspect
 import json
 import os
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, Self
 
 import attrs
 
 from motus.memory.base import MAX_TOOL_RESULT_TOKENS, TRUNCATION_SUFFIX, now
-from motus.memory.boundary import CompactionPlan, apply_plan
+from motus.memory.boundary import CompactionPlan, apply_plan, plan_compaction
 from motus.memory.compaction_base import CompactionBase
 from motus.memory.log import DEFAULT_LOG_PATH, ConversationLogStore, LocalConversationLogStore
 from motus.memory.state import CompactionSessionState, SessionState
 from motus.memory.summary import summary_request
-from motus.memory.tokens import estimate_tokens
+from motus.memory.tokens import estimate_text_tokens, estimate_tokens
 from motus.memory.windows import known_context_window
 from motus.messages import ChatCompletion, ChatMessage, message_from_json, message_to_json
 from motus.models.base import BaseChatClient
@@ -75,7 +75,7 @@ async def summarize_conversation(
     client: BaseChatClient, model: str, messages: list[ChatMessage]
 ) -> ChatCompletion:
     """The model call of a compaction."""
-    completion = await client.create(model, messages)
+    completion = await client.create(model=model, messages=messages)
     count_usage(client, model, completion.usage)
     return completion
 
@@ -132,11 +132,6 @@ class CompactionMemory(CompactionBase):
     def session_id(self) -> str:
         """Which session of the log store this is."""
         return self._session_id
-
-    @property
-    def log_store(self) -> ConversationLogStore | None:
-        """Where the conversation is logged, if it is."""
-        return self._log_store
 
     def set_model(self, *, client: BaseChatClient, model_name: str) -> None:
         """Called by the agent: the model to summarise with, unless there is one already."""
@@ -316,11 +311,14 @@ class CompactionMemory(CompactionBase):
             self._replace([])
         if entry.get("type") != "compaction":
             return
-        names = ("messages_compacted", "messages_replayed", "summary_tokens", "compaction_number")
-        stats = {name: int(entry[name]) for name in names}
-        plan = CompactionPlan(
-            stats["messages_compacted"], stats["messages_replayed"], bool(entry["has_request"])
-        )
+        plan = _logged_plan(entry, self._messages)
+        tokens = entry.get("summary_tokens", estimate_text_tokens(entry["summary"]))
+        stats = {
+            "messages_compacted": plan.messages_compacted,
+            "messages_replayed": plan.messages_replayed,
+            "summary_tokens": int(tokens),
+            "compaction_number": int(entry["compaction_number"]),
+        }
         if not 0 < plan.messages_compacted <= len(self._messages):
             raise ValueError("it speaks of messages that are not there")
         super()._record_compaction(plan, entry["summary"], stats)
@@ -392,3 +390,19 @@ class CompactionMemory(CompactionBase):
         if not 1 <= index <= count:
             return _dumps({"error": f"there is no summary {compaction_number}, but {count}"})
         return _dumps(self._summaries[index - 1])
+
+
+def _logged_plan(entry: Mapping[str, Any], messages: list[ChatMessage]) -> CompactionPlan:
+    """What a logged compaction has replaced of these messages.
+
+    Other programs' logs may tell only how many were summarised, in `messages_compacted`. Which of
+    the rest stayed follows from the conversation; where it does not, all of them, so that nothing
+    is lost.
+    """
+    counted = int(entry["messages_compacted"])
+    if "messages_replayed" in entry:
+        return CompactionPlan(counted, int(entry["messages_replayed"]), bool(entry["has_request"]))
+    plan = plan_compaction(messages)
+    if plan is not None and plan.messages_summarized == counted:
+        return plan
+    return CompactionPlan(counted, len(messages) - counted)

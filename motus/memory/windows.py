@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from motus.models.pricing import context_window
+from motus.models.pricing import context_window, provider_of
 
 __all__ = ["DEFAULT_CONTEXT_WINDOW", "known_context_window"]
 
@@ -17,7 +17,7 @@ def known_context_window(model: str | None, client: object) -> int:
     """How many tokens the model of this client can read."""
     if model is None:
         return DEFAULT_CONTEXT_WINDOW
-    return _window(model, getattr(client, "provider", None))
+    return _window(model, provider_of(client))
 
 
 # It is asked for at every message.

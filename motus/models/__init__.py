@@ -32,10 +32,10 @@ from motus.models.errors import (
 )
 
 if TYPE_CHECKING:
-    from motus.models.anthropic import AnthropicChatClient
-    from motus.models.gemini import GeminiChatClient
-    from motus.models.openai import OpenAIChatClient
-    from motus.models.openrouter import OpenRouterChatClient
+    from motus.models.anthropic_client import AnthropicChatClient
+    from motus.models.gemini_client import GeminiChatClient
+    from motus.models.openai_client import OpenAIChatClient
+    from motus.models.openrouter_client import OpenRouterChatClient
 
 __all__ = [
     "AnthropicChatClient",
@@ -71,10 +71,10 @@ __all__ = [
 VolcEngineChatClient = None
 
 _LAZY = {
-    "AnthropicChatClient": "motus.models.anthropic",
-    "GeminiChatClient": "motus.models.gemini",
-    "OpenAIChatClient": "motus.models.openai",
-    "OpenRouterChatClient": "motus.models.openrouter",
+    "AnthropicChatClient": "motus.models.anthropic_client",
+    "GeminiChatClient": "motus.models.gemini_client",
+    "OpenAIChatClient": "motus.models.openai_client",
+    "OpenRouterChatClient": "motus.models.openrouter_client",
 }
 
 

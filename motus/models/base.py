@@ -5,23 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import attrs
 
-from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
+from motus.messages import ChatCompletion, ChatMessage, FunctionCall, ToolCall, ToolDefinition
 from motus.models.options import AUTO_REASONING, CachePolicy, ReasoningConfig
 
 __all__ = [
     "AUTO_REASONING",
     "BaseChatClient",
     "CachePolicy",
+    "ChatCompletion",
+    "ChatMessage",
     "ChatStream",
+    "FunctionCall",
     "ReasoningConfig",
     "ReasoningDelta",
     "StreamEvent",
     "TextDelta",
+    "ToolCall",
     "ToolCallDelta",
+    "ToolDefinition",
     "pieces",
 ]
 
@@ -109,7 +114,12 @@ class BaseChatClient(ABC):
     `messages` is the conversation, oldest first; `tools` what the model may call. `cache_policy`
     is ignored by providers that need no breakpoints. Other keywords go to the provider as they
     are. Every failure is a `ModelError`; cancelling a call closes its connection.
+
+    Agents pass every argument by its name, and `cache_policy` only to methods that name it, or
+    that take any keyword and are of a class that `wants_cache_policy`.
     """
+
+    wants_cache_policy: ClassVar[bool] = False
 
     @abstractmethod
     async def create(
@@ -160,7 +170,7 @@ class BaseChatClient(ABC):
         for piece in pieces(await self.create(model, messages, tools, reasoning, **kwargs)):
             yield piece
 
-    async def aclose(self) -> None:  # noqa: B027 - a client without connections has nothing to close
+    async def aclose(self) -> None:  # noqa: B027  # a client without connections has nothing to close
         """Close the connections of the client, also those of calls that have not ended.
 
         It can be used again afterwards.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import attrs
 
@@ -88,6 +88,11 @@ class CachePolicy(StrEnum):
     STATIC = "static"
     AUTO = "auto"
     AUTO_1H = "auto_1h"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        names = ", ".join(policy.value for policy in cls)
+        raise ValueError(f"Unknown cache_policy {value!r:.80}: it must be one of {names}")
 
 
 def cache_control(policy: CachePolicy) -> dict[str, str] | None:

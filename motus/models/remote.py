@@ -223,7 +223,7 @@ class RemoteChatClient(RequestChatClient):
             return None
         if explained.retry_after is not None:
             return explained.retry_after if explained.retry_after <= MAX_RETRY_AFTER else None
-        jitter: float = 1 - 0.25 * random.random()  # noqa: S311 - it spreads clients, it hides nothing
+        jitter: float = 1 - 0.25 * random.random()  # noqa: S311  # it spreads clients, it hides nothing
         return min(FIRST_DELAY * 2.0 ** (self._max_retries - left), MAX_DELAY) * jitter
 
     @contextlib.contextmanager

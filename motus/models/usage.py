@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import attrs
 
+from motus.models.pricing import provider_of
+
 __all__ = ["Counter", "ModelUse", "Price", "UsageMeter", "both_namings", "count_usage", "counters"]
 
 # US dollars for what a call of a model of a provider has used; None if its price is not known.
@@ -55,7 +57,7 @@ def count_usage(client: object, model: str, usage: Mapping[str, Any]) -> None:
     """
     counting = counters.get()
     if counting:
-        use = ModelUse(model, usage, getattr(client, "provider", None), both_namings(usage))
+        use = ModelUse(model, usage, provider_of(client), both_namings(usage))
         objections = [error for count in counting if (error := count(use)) is not None]
         if objections:
             raise objections[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 from anyio.lowlevel import checkpoint
@@ -35,6 +35,7 @@ _NAMES: Final = {kind: name for name, kind in _PIECES.items()}
 
 
 class _CassetteClient(RequestChatClient):
+    wants_cache_policy: ClassVar[bool] = True
     _source = "recorded"
 
     def __init__(self, cassette: Cassette) -> None:

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -45,6 +45,7 @@ class ScriptedClient(RequestChatClient):
     estimated. It works in every event loop, and for any number of agents.
     """
 
+    wants_cache_policy: ClassVar[bool] = True
     _source = "scripted"
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from motus.guardrails import (
 )
 from motus.messages import ToolDefinition
 from motus.runtime.future import AgentFuture
-from motus.runtime.hooks import Callback
+from motus.runtime.hooks import HookCallback
 from motus.runtime.policy import TaskSpec
 from motus.runtime.submit import submit
 from motus.runtime.types import TOOL_CALL
@@ -37,7 +38,7 @@ from motus.tools.results import (
 
 __all__ = ["Hook", "Tool", "callbacks", "check_name", "decode_arguments"]
 
-Hook = Callback | Iterable[Callback] | None
+Hook = HookCallback | Iterable[HookCallback] | None
 
 # What every provider takes, and how much of it: 64 is the limit of OpenAI and of Gemini, which
 # wants no digit and no dash at the beginning.
@@ -47,9 +48,10 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 class Tool(ABC):
     """Something that a model can call.
 
-    Subclasses give `invoke`, which gets checked arguments and returns any value; everything around
-    it is done here: decoding, guardrails, approval, hooks, encoding. Whatever goes wrong becomes
-    the result `{"error": ...}`, so that the model can do better; only cancellation does not.
+    Subclasses give `invoke`, which gets checked arguments and returns any value, or `_invoke`,
+    which gets them as keywords; everything around it is done here: decoding, guardrails, approval,
+    hooks, encoding. Whatever goes wrong becomes the result `{"error": ...}`, so that the model can
+    do better; only cancellation does not.
 
     `tool(arguments)` takes the arguments as the JSON text of an object and returns a future of the
     result as JSON. `tool.run(arguments)` is the same for a conversation: there a result that is a
@@ -64,8 +66,8 @@ class Tool(ABC):
         self,
         name: str,
         description: str = "",
-        *,
         json_schema: dict[str, Any] | None = None,
+        *,
         requires_approval: bool = False,
         input_guardrails: Iterable[Guardrail] | None = None,
         output_guardrails: Iterable[Guardrail] | None = None,
@@ -84,6 +86,11 @@ class Tool(ABC):
         self.on_start = callbacks(on_start)
         self.on_end = callbacks(on_end)
         self.on_error = callbacks(on_error)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_invoke" in vars(cls) and "invoke" not in vars(cls):
+            cls.invoke = _by_keywords  # type: ignore[method-assign]  # it is made of the other one
 
     def definition(self) -> ToolDefinition:
         """The tool as a model is told of it."""
@@ -107,8 +114,12 @@ class Tool(ABC):
     def start(self, frame: FrameType, arguments: str) -> AgentFuture[str]:
         """Like `run`, but the future fails where the call does: it is the `tool_call` itself.
 
-        For an agent's loop, which makes a result of the error: one node less for each call.
+        For an agent's loop, which makes a result of the error: one node less for each call. A
+        class with a `__call__` of its own, which may have reasons, is called by that instead.
         """
+        if type(self).__call__ is not Tool.__call__:
+            own = self._specs[2]
+            return submit(AgentFuture, own, (self, arguments), None, frame.f_code, frame.f_lasti)
         args = (self, arguments, encode_text)
         return submit(AgentFuture, self._specs[1], args, None, frame.f_code, frame.f_lasti)
 
@@ -147,7 +158,7 @@ class Tool(ABC):
         return f"<{type(self).__name__} '{self.name}'>"
 
     @cached_property
-    def _specs(self) -> tuple[TaskSpec, TaskSpec]:
+    def _specs(self) -> tuple[TaskSpec, TaskSpec, TaskSpec]:
         hooks = {"task_start": self.on_start, "task_end": self.on_end, "task_error": self.on_error}
         inner = TaskSpec(
             Tool._perform,
@@ -157,8 +168,14 @@ class Tool(ABC):
             hooks={event: several for event, several in hooks.items() if several},
         )
         outer = TaskSpec(Tool._outcome, name=self.name, is_coroutine=True)
-        outer.is_observed = False
-        return outer, inner
+        own = TaskSpec(Tool._called, name=self.name, is_coroutine=True)
+        outer.is_observed = own.is_observed = False
+        return outer, inner, own
+
+    async def _called(self, arguments: str) -> str:
+        """The result of a `__call__` of the subclass's own, which is a `tool_call` if it wants."""
+        result = self(arguments)
+        return encode_text(await result if inspect.isawaitable(result) else result)
 
     async def _outcome(self, arguments: str, encode: Callable[[Any], str]) -> str:
         """The result of a call, its failure being one too."""
@@ -207,7 +224,13 @@ async def _ask_approval(name: str, arguments: dict[str, Any]) -> None:
         raise ToolRejected(f"User rejected {name}")
 
 
-def callbacks(hook: Hook) -> tuple[Callback, ...]:
+async def _by_keywords(self: Any, arguments: dict[str, Any]) -> Any:
+    """The `invoke` of a class that has an `_invoke`."""
+    result = self._invoke(**arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+def callbacks(hook: Hook) -> tuple[HookCallback, ...]:
     """One hook or several, as a tuple. Raises `TypeError` for what cannot be called."""
     several = tuple(hook) if isinstance(hook, Iterable) else () if hook is None else (hook,)
     for one in several:
@@ -219,7 +242,9 @@ def callbacks(hook: Hook) -> tuple[Callback, ...]:
 def check_name(name: str) -> str:
     """The name of a tool, if providers take it. Raises `ValueError`."""
     if not name:
-        raise ValueError("Tool is missing a name")
+        raise ValueError(
+            "Tool is missing a name: a lambda has none, so use a function, or {'name': function}"
+        )
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"Invalid tool name {name!r:.80}: at most 64 letters, digits, '_' and '-', of which "

@@ -92,7 +92,5 @@ class _UnknownTool(Tool):
         if not self._known:
             return f"there is no tool {self._asked!r:.200}: there are none at all"
         close = difflib.get_close_matches(self._asked, self._known, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return (
-            f"there is no tool {self._asked!r:.200}: {hint}The tools are {', '.join(self._known)}"
-        )
+        hint = f": did you mean {close[0]!r}?" if close else "."
+        return f"there is no tool {self._asked!r:.200}{hint} The tools are {', '.join(self._known)}"

@@ -26,8 +26,8 @@ MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 _KERNEL: Final = (("dev",), ("proc",), ("sys",))
 # What the system takes as one path, in bytes.
 _MAX_PATH: Final = 4096
-# To pass through, not to list.
-_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# To pass through, not to list; where the system knows the difference.
+_FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Directory:

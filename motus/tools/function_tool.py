@@ -16,7 +16,7 @@ from motus.guardrails import Guardrail
 from motus.runtime.agent_task import AgentTaskDefinition
 from motus.runtime.containers import ATOMS, futures_in
 from motus.runtime.future import AgentFuture
-from motus.runtime.hooks import Callback
+from motus.runtime.hooks import HookCallback
 from motus.runtime.policy import TaskSpec, gives_a_coroutine
 from motus.runtime.submit import submit
 from motus.tools.arguments import (
@@ -44,7 +44,7 @@ def _several(guardrails: Iterable[Guardrail] | None) -> tuple[Guardrail, ...] | 
     return None if guardrails is None else tuple(guardrails)
 
 
-def _hooks(hook: Hook) -> tuple[Callback, ...] | None:
+def _hooks(hook: Hook) -> tuple[HookCallback, ...] | None:
     return None if hook is None else callbacks(hook)
 
 
@@ -62,9 +62,9 @@ class ToolOptions:
     strict: bool | None = None
     input_guardrails: tuple[Guardrail, ...] | None = attrs.field(default=None, converter=_several)
     output_guardrails: tuple[Guardrail, ...] | None = attrs.field(default=None, converter=_several)
-    on_start: tuple[Callback, ...] | None = attrs.field(default=None, converter=_hooks)
-    on_end: tuple[Callback, ...] | None = attrs.field(default=None, converter=_hooks)
-    on_error: tuple[Callback, ...] | None = attrs.field(default=None, converter=_hooks)
+    on_start: tuple[HookCallback, ...] | None = attrs.field(default=None, converter=_hooks)
+    on_end: tuple[HookCallback, ...] | None = attrs.field(default=None, converter=_hooks)
+    on_error: tuple[HookCallback, ...] | None = attrs.field(default=None, converter=_hooks)
 
 
 def options_of(function: object) -> ToolOptions:

@@ -133,6 +133,9 @@ class LocalShell(Sandbox):
         self.files = Directory(cwd)
         self._env = dict(env or {})
 
+    def __repr__(self) -> str:
+        return f"<LocalShell in {self.files.home}>"
+
     async def exec(
         self,
         *cmd: str,

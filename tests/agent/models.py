@@ -7,11 +7,12 @@ from typing import Any
 import anyio
 import attrs
 
+from motus.agent.base import AgentBase
 from motus.messages import ChatMessage
 from motus.models.base import BaseChatClient
 from motus.models.errors import ModelError
 
-__all__ = ["Journal", "answer", "assert_valid", "echo"]
+__all__ = ["HangingClient", "Journal", "answer", "assert_valid", "echo", "go_on_with"]
 
 
 def assert_valid(messages: list[ChatMessage]) -> None:
@@ -39,6 +40,11 @@ def echo(messages: list[ChatMessage]) -> str:
 def answer(text: str) -> Any:
     """A script that always gives the same answer."""
     return lambda messages: text
+
+
+def go_on_with(agent: AgentBase[Any], client: BaseChatClient) -> None:
+    """Let another script speak from now on, in the same conversation."""
+    agent._client = client  # noqa: SLF001  # a client is for life, but scripts are short
 
 
 @attrs.define

@@ -201,8 +201,10 @@ async def test_guardrails_change_models_with_aliases_and_computed_fields() -> No
 
 async def test_a_reply_that_does_not_fit_and_calls_tools_is_no_open_step() -> None:
     class Odd(ScriptedClient):
-        async def parse(self, *args: Any, **kwargs: Any) -> ChatCompletion:
-            reply = await super().create(*args[:2])
+        async def parse(
+            self, model: str, messages: Any, *args: Any, **kwargs: Any
+        ) -> ChatCompletion:
+            reply = await super().create(model, messages)
             if reply.tool_calls:
                 raise StructuredOutputError("calls and text", reply)
             reply.parsed = City(name="Rome", people=3)

@@ -31,7 +31,7 @@ from motus.runtime import (
 from motus.serve.interrupt import clocks, interrupt
 from motus.testing import ScriptedClient, answer_interrupts, call
 from motus.tools import tool
-from tests.agent.models import HangingClient, Journal, assert_valid, echo
+from tests.agent.models import HangingClient, Journal, assert_valid, echo, go_on_with
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ def too_long() -> ModelContextOverflowError:
 async def goes_on(agent: ReActAgent[Any]) -> None:
     """The conversation is valid, and the agent answers in it."""
     assert_valid(agent.memory.messages)
-    agent._client = ScriptedClient(echo)
+    go_on_with(agent, ScriptedClient(echo))
     assert str(await agent("and now?")).endswith("and now?")
     assert_valid(agent.memory.messages)
 
@@ -197,7 +197,7 @@ async def test_the_time_of_a_human_does_not_count() -> None:
         assert anyio.current_time() == pytest.approx(1_003)
         assert results(agent) == ["slow is approved", "quick is approved", "yes"]
         # What comes before and after is the agent's own time.
-        agent._client = ScriptedClient([call("ask", name="slow"), call("ask", name="slow")])
+        go_on_with(agent, ScriptedClient([call("ask", name="slow"), call("ask", name="slow")]))
         with pytest.raises(
             TimeoutError, match=r"^Agent timed out after 5\.0s \(limit: 5s, steps completed: 1\)"
         ):
@@ -276,17 +276,19 @@ async def test_the_deadline_is_that_of_one_run() -> None:
 
 
 async def test_usage_limits_end_a_run() -> None:
-    client = ScriptedClient(lambda messages: call("work", name="a"), usage={"total_tokens": 40})
-    limits = UsageLimits(tokens=100)
+    def spending(usage: dict[str, int]) -> ScriptedClient:
+        return ScriptedClient(lambda messages: call("work", name="a"), usage=usage)
+
+    client, limits = spending({"total_tokens": 40}), UsageLimits(tokens=100)
     agent = ReActAgent(client, "m", tools=[Journal().work], usage_limits=limits)
     with pytest.raises(UsageLimitExceeded, match=r"120 tokens used \(limit: 100\)"):
         await agent("go")
     await goes_on(agent)
+    client = spending({"prompt_tokens": 100})
     for model, cost, text in [("gpt-4o", 1e-9, "spent"), ("m", 1.0, "price is not known")]:
         agent = ReActAgent(
             client, model, tools=[Journal().work], usage_limits=UsageLimits(cost=cost)
         )
-        client._usage = {"prompt_tokens": 100}
         with pytest.raises(UsageLimitExceeded, match=text):
             await agent("go")
 
@@ -450,7 +452,7 @@ async def test_a_fork_in_the_middle_of_a_run_is_an_agent_of_its_own() -> None:
     future = agent("go")
     await anyio.sleep(5)
     fork = agent.fork()
-    fork._client = ScriptedClient(echo)
+    go_on_with(fork, ScriptedClient(echo))
     assert str(await fork("and now?")).endswith("and now?")
     assert_valid(fork.memory.messages)
     assert "stopped" in results(fork)[0]
@@ -553,6 +555,37 @@ async def test_an_agent_that_waits_for_itself_is_told_so() -> None:
     agent = ReActAgent(ScriptedClient([call("again"), "given up"]), "m", tools=[again])
     assert await agent("go") == "given up"
     assert "error" in results(agent)[0]
+
+
+async def test_two_agents_that_wait_for_each_other_are_told_so() -> None:
+    asked: list[str] = []
+    both = anyio.Event()
+
+    async def ask(other: ReActAgent[Any], request: str) -> str:
+        asked.append(request)
+        if len(asked) == 2:
+            both.set()
+        await both.wait()
+        return str(await other(request))
+
+    async def ask_right(request: str) -> str:
+        """Ask the one on the right."""
+        return await ask(right, request)
+
+    async def ask_left(request: str) -> str:
+        """Ask the one on the left."""
+        return await ask(left, request)
+
+    def asks(tool: str) -> ScriptedClient:
+        return ScriptedClient([call(tool, request="and you?"), "done", "asked"])
+
+    left = ReActAgent(asks("ask_right"), "m", tools=[ask_right])
+    right = ReActAgent(asks("ask_left"), "m", tools=[ask_left])
+    futures = [left("go"), right("go")]
+    with anyio.fail_after(60):
+        assert [await future for future in futures] == ["done", "done"]
+    told = [*results(left), *results(right)]
+    assert ["this would never end" in one for one in told].count(True) == 1
 
 
 async def test_forks_run_in_parallel() -> None:

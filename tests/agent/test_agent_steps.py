@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -283,5 +283,12 @@ class Runs(RuleBasedStateMachine):
 
 def test_any_run_stopped_at_any_moment() -> None:
     run_state_machine_as_test(
-        Runs, settings=settings(max_examples=60, stateful_step_count=15, deadline=None)
+        Runs,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=15,
+            deadline=None,
+            # One rule of four fits each state.
+            suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+        ),
     )

@@ -20,7 +20,7 @@ from motus.messages import ChatMessage
 from motus.models.errors import ModelContextOverflowError, ModelServerError
 from motus.runtime import cancel, open_runtime
 from motus.testing import ScriptedClient, call
-from tests.agent.models import assert_valid
+from tests.agent.models import assert_valid, go_on_with
 from tests.conftest import VirtualTimeLoop
 
 
@@ -168,9 +168,11 @@ class Run:
 async def goes_on(agent: ReActAgent[Answer]) -> None:
     """The agent answers, in a conversation that every provider accepts."""
     client = ScriptedClient(lambda messages: Answer(2))
-    agent._client = client
-    agent._timeout, agent._usage_limits = None, None
-    agent._output_guardrails.clear()
+    go_on_with(agent, client)
+    # What has stopped it must not stop it again.
+    agent._timeout = None  # noqa: SLF001  # fixed when it is made, as the next two are
+    agent._usage_limits = None  # noqa: SLF001  # as above
+    agent._output_guardrails.clear()  # noqa: SLF001  # as above
     assert await agent("and now?") == Answer(2)
     for request in client.requests:
         assert_valid(request.messages)

@@ -49,6 +49,7 @@ async def test_a_basic_memory_keeps_everything() -> None:
     conversation = [USER("a"), *step("1", "2"), ASSISTANT("b")]
     await fill(memory, conversation)
     assert memory.messages == conversation
+    assert repr(memory) == "<BasicMemory of 5 messages>"
     memory.messages.clear()
     assert memory.get_context() == conversation
     memory.set_system_prompt("Be brief.")

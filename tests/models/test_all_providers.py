@@ -94,7 +94,6 @@ async def test_one_connection_serves_many_calls(provider: Provider) -> None:
         assert server.connections == 1
 
 
-SDKS = {"openai", "anthropic", "google"}
 STATUSES: list[tuple[int, type[ModelError]]] = [
     (400, ModelBadRequestError),
     (401, ModelAuthenticationError),

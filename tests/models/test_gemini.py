@@ -331,12 +331,12 @@ class Credentials:
 
 class Refused(Credentials):
     def refresh(self, request: object) -> None:
-        raise google.auth.exceptions.RefreshError("expired")  # type: ignore[no-untyped-call]
+        raise google.auth.exceptions.RefreshError("expired")  # type: ignore[no-untyped-call]  # untyped
 
 
 class Unreachable(Credentials):
     def refresh(self, request: object) -> None:
-        raise google.auth.exceptions.TransportError("no route")  # type: ignore[no-untyped-call]
+        raise google.auth.exceptions.TransportError("no route")  # type: ignore[no-untyped-call]  # untyped
 
 
 @pytest.mark.realtime
@@ -355,7 +355,7 @@ async def test_no_token(credentials: Credentials, kind: type[Exception]) -> None
 
 def test_no_credentials_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def default(**_: object) -> None:
-        raise google.auth.exceptions.DefaultCredentialsError("none")  # type: ignore[no-untyped-call]
+        raise google.auth.exceptions.DefaultCredentialsError("none")  # type: ignore[no-untyped-call]  # untyped
 
     monkeypatch.setattr("google.auth.default", default)
     with pytest.raises(ModelAuthenticationError, match="gemini: no token: none"):

@@ -49,7 +49,9 @@ def test_cache_policy() -> None:
         {"type": "ephemeral"},
         {"type": "ephemeral", "ttl": "1h"},
     ]
-    with pytest.raises(ValueError, match="often"):
+    with pytest.raises(
+        ValueError, match=r"'often': it must be one of none, static, auto, auto_1h$"
+    ):
         CachePolicy("often")
 
 
@@ -91,6 +93,14 @@ def test_cost() -> None:
     assert cost("claude-opus-4-6", an_hour) == 11.625 + 0.5 * (10 - 6.25)
     assert cost("anthropic/claude-opus-4.6", USAGE, "openrouter") is not None
     assert cost("gemini-2.5-flash", USAGE, "gemini") is not None
+
+
+@pytest.mark.parametrize(
+    "names", [("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")]
+)
+def test_a_client_of_ones_own_may_count_under_either_name(names: tuple[str, str]) -> None:
+    usage = {name: USAGE[name] for name in names}
+    assert cost("claude-opus-4-6", usage) == 5 + 2.5
 
 
 def test_an_unknown_model_has_no_price() -> None:

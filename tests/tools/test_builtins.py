@@ -75,6 +75,7 @@ async def test_each_set_works_in_its_own_place(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     one, two = (builtin_tools(LocalShell(cwd=tmp_path / name)) for name in ("a", "b"))
+    assert repr(one.sandbox) == f"<LocalShell in {(tmp_path / 'a').resolve()}>"
     await one.write_file.run('{"path": "x", "content": "1"}')
     assert (tmp_path / "a" / "x").read_text() == "1"
     assert "No such file" in await two.read_file.run('{"path": "x"}')

@@ -447,6 +447,8 @@ async def test_an_unknown_tool_is_an_error_that_names_the_known_ones() -> None:
     assert json.loads(await tools.run("dubble", "not even JSON")) == {
         "error": "there is no tool 'dubble': did you mean 'double'? The tools are double, triple"
     }
+    unlike = json.loads(await tools.run("qqq", "{}"))["error"]
+    assert unlike == "there is no tool 'qqq'. The tools are double, triple"
     assert "there are none at all" in await DictTools().run("x" * 1000, "{}")
     assert len(await tools.run("x" * 1000, "{}")) < 400
 

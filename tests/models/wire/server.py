@@ -154,7 +154,7 @@ async def wire_server(*replies: Reply, port: int = 0) -> AsyncIterator[WireServe
         tasks.start_soon(listener.serve, server.serve)
         try:
             yield server
-        except Exception as error:  # noqa: BLE001 - raised below
+        except Exception as error:  # noqa: BLE001  # raised below
             # The test expects its own error, and not a group with it.
             failure = error
         tasks.cancel_scope.cancel()

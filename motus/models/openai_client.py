@@ -45,9 +45,9 @@ class OpenAIChatClient(RemoteChatClient):
 
     Key and address default to the variables OPENAI_API_KEY and OPENAI_BASE_URL. `max_retries` is
     how often the SDK tries again after a rate limit, a server's failure or a broken connection,
-    waiting as the server says; `timeout` is in seconds. `http_client` is an `httpx2.AsyncClient`
-    that the caller closes. Other keywords go to `openai.AsyncOpenAI`. Raises ImportError without
-    the SDK, and `ModelAuthenticationError` without a key where one is needed.
+    waiting as the server says; `timeout` is in seconds, 600 unless given. `http_client` is an
+    `httpx2.AsyncClient` that the caller closes. Other keywords go to `openai.AsyncOpenAI`. Raises
+    ImportError without the SDK, and `ModelAuthenticationError` without a key where one is needed.
     """
 
     provider: ClassVar[str] = "openai"

@@ -62,7 +62,8 @@ class AnthropicChatClient(RemoteChatClient):
 
     The key defaults to the variable ANTHROPIC_API_KEY, the address to ANTHROPIC_BASE_URL.
     `max_retries` is how often the SDK tries again after a rate limit, a server's failure or a
-    broken connection, waiting as the server says; `timeout` is in seconds. Other keywords go to
+    broken connection, waiting as the server says; `timeout` is in seconds, 600 unless given.
+    `http_client` is an `httpx2.AsyncClient` that the caller closes. Other keywords go to
     `anthropic.AsyncAnthropic`. Raises ImportError without the SDK, and `ModelAuthenticationError`
     without a key where one is needed.
 
@@ -72,6 +73,7 @@ class AnthropicChatClient(RemoteChatClient):
     """
 
     provider: ClassVar[str] = "anthropic"
+    wants_cache_policy: ClassVar[bool] = True
     key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
     url_variable: ClassVar[str] = "ANTHROPIC_BASE_URL"
     default_url: ClassVar[str] = "https://api.anthropic.com"

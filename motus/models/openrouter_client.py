@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, ClassVar
 
-from motus.models.openai import OpenAIChatClient
+from motus.models.openai_client import OpenAIChatClient
 from motus.models.options import CachePolicy, cache_control, thinks_adaptively
 from motus.models.requests import ModelRequest
 
@@ -20,6 +20,7 @@ class OpenRouterChatClient(OpenAIChatClient):
     """
 
     provider: ClassVar[str] = "openrouter"
+    wants_cache_policy: ClassVar[bool] = True
     title: ClassVar[str] = "OpenRouter"
     key_variable: ClassVar[str] = "OPENROUTER_API_KEY"
     url_variable: ClassVar[str] = "OPENROUTER_BASE_URL"
