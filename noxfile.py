@@ -81,7 +81,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=THIS)
 def types(session: nox.Session) -> None:
-    """mypy --strict over the library and its tests."""
+    """mypy --strict over the library, its tests and the examples."""
     _install(session, "test")
     session.run("python", "-m", "mypy")
 

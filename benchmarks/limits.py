@@ -31,7 +31,7 @@ async def trivial(x: int) -> int:
 
 
 async def later(x: int) -> int:
-    await anyio.sleep(0)  # noqa: ASYNC115 - the same body as in `benchmarks.shapes`
+    await anyio.sleep(0)  # noqa: ASYNC115  # the same body as in `benchmarks.shapes`
     return x + 1
 
 

@@ -1,4 +1,4 @@
-"""What sessions cost that do nothing: `python -m benchmarks.sessions`.
+"""What idle sessions cost: `python -m benchmarks.sessions`.
 
 One server; first as it is, then with thousands of idle sessions, then with hundreds of requests
 that wait for a turn besides. At each stage: the server's memory, and how long a request to /health
@@ -145,11 +145,16 @@ def show(result: Any) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sessions", type=int, default=10_000)
-    parser.add_argument("--polls", type=int, default=500)
-    parser.add_argument("--probes", type=int, default=PROBES)
-    parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sessions",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sessions", type=int, default=10_000, help="idle ones (default: 10000)")
+    add("--polls", type=int, default=500, help="requests that wait (default: 500)")
+    add("--probes", type=int, default=PROBES, help=f"of each time (default: {PROBES})")
+    add("--json", action="store_true", help="the figures alone, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         process = subprocess.Popen(

@@ -70,7 +70,7 @@ async def fail() -> int:
 
 @agent_task
 async def inc_later(x: int) -> int:
-    await anyio.sleep(0)  # noqa: ASYNC115 - what the published figures are measured with
+    await anyio.sleep(0)  # noqa: ASYNC115  # what the published figures are measured with
     return x + 1
 
 

@@ -18,10 +18,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from motus import AgentFuture, agent_task
 from motus.models import ChatMessage
-from motus.runtime import agent_task
 
 STANDARD_LIBRARY = "stdlib"
 LONGEST = 5
@@ -115,7 +115,7 @@ async def rank(package: str, parts: list[Census]) -> tuple[Census, list[Census]]
 
 
 @agent_task
-async def take_census(package: str) -> Any:
+async def take_census(package: str) -> AgentFuture[tuple[Census, list[Census]]]:
     """Build the graph: find, read and parse, add up, rank. What is returned is waited for."""
     found = await find_files(package)
     progress = Progress(sum(map(len, found.values())))
@@ -206,7 +206,8 @@ async def agent(
 def last_census(state: list[ChatMessage]) -> Census | None:
     for message in reversed(state):
         if message.user_params and "census" in message.user_params:
-            return Census(*message.user_params["census"], [], [])
+            name, files, lines, functions, classes = message.user_params["census"]
+            return Census(name, files, lines, functions, classes, [], [])
     return None
 
 

@@ -26,7 +26,7 @@ def server(agent: str) -> Iterator[str]:
     """Run a server around the block; its address."""
     command = [*MOTUS, "start", agent, "--host", "127.0.0.1", "--port", "0"]
     print("$ motus serve", *command[3:], flush=True)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  # our own program
     try:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
@@ -49,7 +49,7 @@ def server(agent: str) -> Iterator[str]:
 def motus(*arguments: str) -> str:
     """Run a command of the client and return what it prints."""
     print("\n$ motus serve", *(a if a and " " not in a else repr(a) for a in arguments), flush=True)
-    done = subprocess.run([*MOTUS, *arguments], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own program
+    done = subprocess.run([*MOTUS, *arguments], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own program
     print(done.stdout.rstrip(), flush=True)
     if done.returncode != 0:
         raise SystemExit(f"motus serve {arguments[0]} ended with {done.returncode}")

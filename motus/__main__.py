@@ -7,12 +7,12 @@ import sys
 import click
 
 from motus._version import __version__
-from motus.serve.cli import serve
+from motus.serve.cli import HELP, serve
 
 __all__ = ["main"]
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings=HELP)
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context) -> None:

@@ -291,6 +291,31 @@ assert len(sys.modules) < 450, len(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_the_library_can_be_imported_where_there_is_no_linux() -> None:
+    """What only Linux has is asked for when it is used."""
+    program = """
+import asyncio, fcntl, os, select, signal, socket, subprocess, tempfile
+import anyio, trio  # which know where they are
+for module, names in {
+    fcntl: ["F_SETSIG", "F_SETOWN"],
+    os: ["O_PATH", "O_TMPFILE", "WNOWAIT", "eventfd", "memfd_create", "pidfd_open", "pipe2",
+         "sched_getaffinity", "waitid"],
+    select: ["epoll"],
+    signal: ["pidfd_send_signal"],
+    socket: ["MSG_CMSG_CLOEXEC", "SO_PEERCRED"],
+}.items():
+    for name in names:
+        delattr(module, name)
+import motus.agent, motus.memory, motus.models, motus.runtime, motus.testing, motus.tools
+import motus.serve.__main__
+for package in (motus.agent, motus.memory, motus.models, motus.runtime, motus.testing, motus.tools):
+    for name in package.__all__:
+        getattr(package, name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_document_of_the_architecture_names_every_module() -> None:
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
     missing = [

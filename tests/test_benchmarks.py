@@ -350,7 +350,7 @@ def test_a_peer_sees_no_network_but_loopback(tmp_path: Path) -> None:
         run_adapter(tmp_path, code, network="must be own")
     except ChildError as error:
         # Where the system has no namespaces for us, such a peer does not run at all.
-        assert "would listen beyond loopback" in str(error)  # noqa: PT017 - either is right
+        assert "would listen beyond loopback" in str(error)  # noqa: PT017  # either is right
 
 
 def test_a_peer_that_listens_is_never_run_in_the_machines_network() -> None:

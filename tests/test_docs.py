@@ -31,6 +31,24 @@ def test_links_lead_to_files(path: Path) -> None:
     assert not missing
 
 
+def sections(path: Path) -> set[str]:
+    """What the headings of a document are called in links, as GitHub does it."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_links_lead_to_sections(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", path.read_text())
+    missing = [
+        f"{file}#{section}"
+        for file, section in links
+        if section not in sections(path.parent / file if file else path)
+    ]
+    assert not missing
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_programs_run(path: Path, tmp_path: Path) -> None:
     for number, program in enumerate(programs(path)):

@@ -198,7 +198,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     try:
         found = answer(job)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever went wrong with a peer is its row in the table
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever went wrong with a peer is its row in the table
         found = {"error": one_line(error)}
     with out:
         json.dump(found, out)
