@@ -46,7 +46,8 @@ NOT_FOR_PROXIES = (
 UNAUTHORIZED = "The auth token is missing or wrong: send it as 'Authorization: Bearer TOKEN'."
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{0,5})?")
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via")
+# And whatever else begins with X-Forwarded-; each proxy adds some of them, or none.
+_FORWARDED = (b"forwarded", b"x-real-ip", b"via", b"cf-connecting-ip", b"true-client-ip")
 # What a path may be asked; which of them, its own answer says.
 METHODS = b"GET, HEAD, OPTIONS, POST, PUT, DELETE"
 # "GET", "HTTP/1.1", two spaces and the ends of two lines, beside what is counted.
@@ -128,7 +129,7 @@ class Access:
         if not self._open:
             if not _is_loopback(head.peer):
                 return _unauthorized(ONLY_LOCAL)
-            if any(name in fields for name in _FORWARDED):
+            if any(name in _FORWARDED or name.startswith(b"x-forwarded-") for name in fields):
                 return _unauthorized(NOT_FOR_PROXIES)
         return self._judge_browser(fields)
 

@@ -91,16 +91,36 @@ def load_agent(import_path: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module_name)
     # A module may raise anything, and sys.exit() in one is no reason to stop without a word.
     except (Exception, SystemExit) as error:  # as said above
-        said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        raise AgentLoadError(f"Could not import module '{module_name}': {said}") from error
+        raise AgentLoadError(
+            f"Could not import module '{module_name}': {_explained(error, module_name, attribute)}"
+        ) from error
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError as error:
             raise AgentLoadError(
-                f"Module '{module_name}' has no attribute '{attribute}'"
+                f"Module '{module_name}' has no attribute '{attribute}'" + _nearest(found, name)
             ) from error
     return _servable(found, import_path)
+
+
+def _explained(error: BaseException, module: str, attribute: str) -> str:
+    """What is wrong with a module that cannot be imported."""
+    if not isinstance(error, ImportError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and module.endswith(".py"):
+        return f"leave out '.py': {module.removesuffix('.py')}:{attribute}"
+    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        return f"{error} in the current directory or on PYTHONPATH"
+    return str(error)
+
+
+def _nearest(found: object, name: str) -> str:
+    """The name that may be meant, as the end of a sentence; nothing if none is like it."""
+    from difflib import get_close_matches  # for those who have mistyped only
+
+    near = get_close_matches(name, dir(found), 1)
+    return f": did you mean '{near[0]}'?" if near else ""
 
 
 def _servable(found: Any, import_path: str) -> Callable[..., Any]:
@@ -171,9 +191,9 @@ def locate_agent(agent: object) -> AgentTarget:
         return AgentTarget(agent)
     module, name = _find(agent)
     module_name = _importable_name(module)
-    root = None
-    if module.__file__ is not None:
-        file = Path(module.__file__).resolve()
+    path, root = _file_of(module), None
+    if path is not None:
+        file = Path(path).resolve()
         depth = module_name.count(".") + (1 if file.name == "__init__.py" else 0)
         root = str(file.parents[depth])
     return AgentTarget(f"{module_name}:{name}", root)
@@ -181,6 +201,10 @@ def locate_agent(agent: object) -> AgentTarget:
 
 def _find(agent: object) -> tuple[ModuleType, str]:
     """The module, and the name in it, under which the object is found again."""
+    described = getattr(agent, "__qualname__", None) or f"an object of {type(agent).__qualname__}"
+    if not callable(agent) and not hasattr(agent, "run_turn"):
+        # Something like None is in many modules.
+        raise ValueError(f"Agent function must be a module-level function, got {described}")
     if inspect.isroutine(agent) or isinstance(agent, type):
         qualified = getattr(agent, "__qualname__", "")
         module = sys.modules.get(getattr(agent, "__module__", None) or "")
@@ -194,7 +218,6 @@ def _find(agent: object) -> tuple[ModuleType, str]:
         for name, value in list(vars(module).items()):
             if value is agent and name.isidentifier():
                 return module, name
-    described = getattr(agent, "__qualname__", None) or f"an object of {type(agent).__qualname__}"
     raise ValueError(f"Agent function must be a module-level function, got {described}")
 
 
@@ -203,8 +226,14 @@ def _importable_name(module: ModuleType) -> str:
         return module.__name__
     if module.__spec__ is not None:
         return module.__spec__.name
-    if module.__file__ is None:
+    path = _file_of(module)
+    if path is None:
         raise ValueError(
             "Agent function must be a module-level function, got one of an interactive session"
         )
-    return Path(module.__file__).stem
+    return Path(path).stem
+
+
+def _file_of(module: ModuleType) -> str | None:
+    """Its file; built-in modules and what is typed in have none, nor the attribute."""
+    return getattr(module, "__file__", None)

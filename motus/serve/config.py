@@ -59,6 +59,7 @@ class MoreSettings(TypedDict, total=False):
     max_queued: int
     max_pollers: int
     max_body_size: int
+    max_body_total: int
     max_state_size: int
     max_header_size: int
     max_header_fields: int
@@ -224,71 +225,94 @@ class ServerConfig:
         converter=_cpu_count,
         validator=_at_least(1),
         metadata=_meta(
-            "count", "turns", "Turns that run at the same time.", flag="--workers", lowest=1
+            "count",
+            "turns",
+            "Maximum number of turns that run at once.",
+            flag="--workers",
+            lowest=1,
         ),
     )
-    timeout: float = _seconds("turns", "For one turn (0: no limit).", 0.0)
-    ttl: float = _seconds("turns", "Until an idle session is forgotten (0: never).", 0.0)
+    timeout: float = _seconds("turns", "Time limit for one turn (0: no limit).", 0.0)
+    ttl: float = _seconds("turns", "Time after which an unused session is deleted (0: never).", 0.0)
     interrupt_ttl: float = _seconds(
-        "turns", "Until a turn that waits for a human is ended (0: never).", 0.0
+        "turns", "Time after which a turn waiting for a human is ended (0: never).", 0.0
     )
     shutdown_timeout: float = _seconds(
-        "turns", "For running turns when the server stops (0: as long as they need).", 0.0
+        "turns", "Time for running turns to finish when the server stops (0: no limit).", 0.0
     )
-    max_sessions: int = _count("turns", "Sessions at a time (0: no limit).", 0)
+    max_sessions: int = _count("turns", "Maximum number of sessions (0: no limit).", 0)
     max_interrupted: int = _count(
-        "turns", "Turns that wait for a human at a time (0: no limit).", 0
+        "turns", "Maximum number of turns waiting for a human (0: no limit).", 0
     )
-    max_queued: int = _count("turns", "Turns that wait for a worker.", 1000, lowest=1)
-    max_pollers: int = _count("turns", "Requests that wait for a turn.", 1000, lowest=1)
+    max_queued: int = _count(
+        "turns", "Maximum number of turns waiting for a worker.", 1000, lowest=1
+    )
+    max_pollers: int = _count(
+        "turns", "Maximum number of requests waiting for a turn.", 1000, lowest=1
+    )
     allow_custom_ids: bool = _switch("turns", "Enable PUT /sessions/{id}.")
 
     workers_mode: Literal["auto", "fork", "exec"] = _choice(
         "workers", "How workers are started.", ("auto", "fork", "exec"), "auto"
     )
     backend: Literal["trio", "asyncio"] | None = _choice(
-        "workers", "The event loop of agents (default: what the agent needs).",
+        "workers", "Event loop for agents (default: the agent's own choice).",
         ("trio", "asyncio"), None,
     )  # fmt: skip
-    reload: bool = _switch("workers", "Load the agent anew when its files change.")
+    reload: bool = _switch("workers", "Reload the agent when its files change.")
     env: tuple[str, ...] = attrs.field(
         default=(), converter=_as_names, validator=_are_variables,
-        metadata=_meta("names", "workers", "One more environment variable for workers to see."),
+        metadata=_meta("names", "workers", "Pass one more environment variable to workers."),
     )  # fmt: skip
-    worker_memory: int = _count("workers", "Address space of a worker in MiB (0: no limit).", 0)
-    worker_cpu: int = _count("workers", "Seconds of CPU for a worker (0: no limit).", 0)
-    worker_files: int = _count("workers", "Open files of a worker (0: no limit).", 0)
+    worker_memory: int = _count("workers", "Address space of each worker, in MiB (0: no limit).", 0)
+    worker_cpu: int = _count("workers", "CPU time of each worker, in seconds (0: no limit).", 0)
+    worker_files: int = _count("workers", "Open files of each worker (0: no limit).", 0)
 
     max_body_size: int = _count(
-        "limits", "Bytes of a request's body.", 16 * MIB, lowest=1, kind="bytes"
+        "limits", "Maximum size of a request body.", 16 * MIB, lowest=1, kind="bytes"
+    )
+    max_body_total: int = _count(
+        "limits",
+        "Maximum size of all request bodies in memory together.",
+        256 * MIB,
+        lowest=1,
+        kind="bytes",
     )
     max_state_size: int = _count(
-        "limits", "Bytes of a conversation's state.", 48 * MIB, lowest=1024, kind="bytes"
+        "limits", "Maximum size of a conversation's state.", 48 * MIB, lowest=1024, kind="bytes"
     )
     max_header_size: int = _count(
-        "limits", "Bytes of a request's line and headers.", 16 * 1024, lowest=1024, kind="bytes"
+        "limits",
+        "Maximum size of a request line and its headers.",
+        16 * 1024,
+        lowest=1024,
+        kind="bytes",
     )
-    max_header_fields: int = _count("limits", "Header fields of a request.", 100, lowest=8)
-    max_connections: int = _count("limits", "Connections at a time.", 4096, lowest=1)
-    header_timeout: float = _seconds("limits", "For the headers of a request.", 10.0, lowest=0.01)
-    body_timeout: float = _seconds("limits", "For the body of a request.", 60.0, lowest=0.01)
+    max_header_fields: int = _count(
+        "limits", "Maximum number of header fields in a request.", 100, lowest=8
+    )
+    max_connections: int = _count("limits", "Maximum number of open connections.", 4096, lowest=1)
+    header_timeout: float = _seconds(
+        "limits", "Time to receive a request's headers.", 10.0, lowest=0.01
+    )
+    body_timeout: float = _seconds("limits", "Time to receive a request's body.", 60.0, lowest=0.01)
     idle_timeout: float = _seconds(
-        "limits", "For a connection between two requests.", 75.0, lowest=0.01
+        "limits", "Time a connection may be idle between requests.", 75.0, lowest=0.01
     )
 
     auth: Literal["token", "none"] = _choice(
-        "security", "`none` opens the server to everybody who reaches it.",
+        "security", "`none` opens the server to everyone who can reach it.",
         ("token", "none"), "token",
     )  # fmt: skip
     auth_token: str | None = _secret(
-        "security", "The bearer token of clients; without one only this machine is served.",
+        "security", "Bearer token of clients; without one, only this machine is served.",
         "MOTUS_AUTH_TOKEN", in_argv=True,
     )  # fmt: skip
     allowed_hosts: tuple[str, ...] = attrs.field(
         default=(), converter=_as_hosts, validator=_are_hosts,
         metadata=_meta(
             "names", "security",
-            "One more name under which clients without a token may reach the server.",
+            "One more host name by which clients without a token may reach the server.",
             flag="--allowed-host",
         ),
     )  # fmt: skip
@@ -297,7 +321,7 @@ class ServerConfig:
         default=(), converter=_as_hosts, validator=_are_hosts_or_networks,
         metadata=_meta(
             "names", "webhooks",
-            "A host or network that webhooks may reach, even if private; no others then.",
+            "A host or network that webhooks may call, even if private; all others are refused.",
         ),
     )  # fmt: skip
     webhook_secret: str | None = _secret(

@@ -17,8 +17,8 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, Response
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
@@ -31,6 +31,9 @@ __all__ = ["Connection", "Roster", "say_goodbye"]
 
 READ_BYTES = 1 << 16
 SEND_BYTES = 1 << 16
+# Of a body. The protocol copies what it is given, and the copy is there for as long as the client
+# takes to read: of a part, not of the whole, which many may share.
+BODY_BYTES = 1 << 18
 # What the kernel holds for a client that does not read; it would go up to megabytes by itself, and
 # report no progress until a third of them has been read.
 KERNEL_SEND_BYTES = 1 << 17
@@ -48,7 +51,14 @@ class _Http1(H11Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         self.in_head = isinstance(event, Response)
-        await super().stream_send(event)
+        if not isinstance(event, Body) or len(event.data) <= BODY_BYTES:
+            await super().stream_send(event)
+            return
+        # As what is sent is: cancelling must not leave half of it.
+        with trio.CancelScope(shield=True):
+            for start in range(0, len(event.data), BODY_BYTES):
+                part = event.data[start : start + BODY_BYTES]
+                await super().stream_send(Body(stream_id=event.stream_id, data=part))
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay with HTTP/1.1; Hypercorn would switch to HTTP/2 here, without any of the limits."""

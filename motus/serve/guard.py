@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import sniffio
 import trio
 from hypercorn.typing import (
@@ -20,6 +21,10 @@ from motus.serve.strict_json import encode_json
 
 __all__ = ["Guard"]
 
+# A body that is not much too long is read, and the connection can go on.
+_MAX_EXCESS = 2
+# Of each body, so that short ones come through while long ones take all the room there is.
+UNCOUNTED_BYTES = 1 << 16
 WRONG_LOOP = (
     "motus.serve runs on trio, and this host runs its applications on {}: use "
     "AgentServer.run(), or a host for trio, such as Hypercorn with '--worker-class trio'."
@@ -29,14 +34,22 @@ WRONG_LOOP = (
 class Guard:
     """An ASGI application that lets through to another one what `Access` does not refuse.
 
-    A body beyond twice the limit is cut off, whether the application reads it or not: the framework
-    keeps in memory what has not been read.
+    A body beyond twice the limit is refused here, whether the application reads it or not: the
+    framework keeps in memory what has not been read. So is one for which the others have left no
+    room.
     """
 
     def __init__(self, app: ASGIFramework, config: ServerConfig) -> None:
         self._app = app
         self._access = Access(config)
-        self._max_received = 2 * config.max_body_size
+        self._max_body_size = config.max_body_size
+        # There is always room for one body.
+        self._room = _Room(max(config.max_body_total, _MAX_EXCESS * config.max_body_size))
+
+    @property
+    def room_for_bodies(self) -> int:
+        """For how many more bytes of bodies there is room in memory."""
+        return self._room.left
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -55,34 +68,85 @@ class Guard:
     async def _serve(
         self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
+        answered = False
+
         async def send_with_headers(message: ASGISendEvent) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
+                answered = True
                 headers = list(message.get("headers", []))
                 message = {**message, "headers": headers + security_headers(headers)}
             await send(message)
 
-        if (refusal := self._access.judge(_head(scope))) is None:
-            await self._app(scope, self._limited(receive), send_with_headers)
-            return
+        head = _head(scope)
+        if (refusal := self._access.judge(head)) is None:
+            body = _Body(receive, _declared_length(head), self._max_body_size, self._room)
+            try:
+                await self._app(_unnamed(scope), body.receive, send_with_headers)
+            finally:
+                body.release()
+            if answered or (refusal := body.refusal) is None:
+                return
         async with trio.open_nursery() as nursery:
             # What comes of the body is thrown away; unread it would hold up the answer.
-            nursery.start_soon(_discard, self._limited(receive))
+            nursery.start_soon(_discard, receive)
             await _refuse(refusal, send_with_headers)
             nursery.cancel_scope.cancel()
 
-    def _limited(self, receive: ASGIReceiveCallable) -> ASGIReceiveCallable:
-        received = 0
 
-        async def receive_limited() -> ASGIReceiveEvent:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._max_received:
-                    return {"type": "http.disconnect"}
-            return message
+@attrs.define
+class _Room:
+    """What the bodies of all requests share: how many bytes more may be in memory."""
 
-        return receive_limited
+    left: int
+
+
+class _Body:
+    """The body of a request, on its way to an application that keeps all of it in memory.
+
+    When there is no room for it, or it is far too long, the application is told that the client
+    has gone, and `refusal` is what to tell the client. Room is taken for the whole of it, where the
+    length is known: of many that come at the same time, some get to their end.
+    """
+
+    def __init__(
+        self, receive: ASGIReceiveCallable, declared: int, limit: int, room: _Room
+    ) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._room = room
+        self._declared = declared
+        self._received = 0
+        self._held = 0
+        self.refusal: Refusal | None = None
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            self.refusal = self._judge()
+            if self.refusal is not None:
+                return {"type": "http.disconnect"}
+        return message
+
+    def _judge(self) -> Refusal | None:
+        length = max(self._received, self._declared)
+        if length > _MAX_EXCESS * self._limit:
+            return Refusal(413, f"Request body is too large (at most {self._limit} bytes)")
+        # Only what comes takes room, not the mere word for it.
+        counted = length - UNCOUNTED_BYTES if self._received > UNCOUNTED_BYTES else 0
+        more = counted - self._held
+        if more > self._room.left:
+            again = ((b"retry-after", b"1"),)
+            return Refusal(503, "There is no room for the request's body", again)
+        self._room.left -= more
+        self._held += more
+        return None
+
+    def release(self) -> None:
+        """Nobody has it in memory any more."""
+        self._room.left += self._held
+        self._held = 0
 
 
 def _head(scope: HTTPScope) -> RequestHead:
@@ -101,6 +165,22 @@ def _head(scope: HTTPScope) -> RequestHead:
         headers=list(scope["headers"]),
         peer=None if client is None else client[0],
     )
+
+
+def _unnamed(scope: HTTPScope) -> HTTPScope:
+    """The request without the name under which the server was reached.
+
+    The application has no use for it, and its framework fails on a name that is none.
+    """
+    headers = [field for field in scope["headers"] if field[0].lower() != b"host"]
+    return {**scope, "headers": [*headers, (b"host", b"localhost")]}
+
+
+def _declared_length(head: RequestHead) -> int:
+    """What the request says of its body's length; 0 where it does not."""
+    values = [value for name, value in head.headers if name.lower() == b"content-length"]
+    # Twenty digits are too many already; of thousands Python makes no number.
+    return int(values[0][:20]) if len(values) == 1 and values[0].isdigit() else 0
 
 
 async def _refuse(refusal: Refusal, send: ASGISendCallable) -> None:

@@ -181,7 +181,7 @@ def logging_to(descriptor: int, level: str = "info", log_format: str = "text") -
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for logger in quiet:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(max(logging.WARNING, root.level))
     try:
         yield
     finally:

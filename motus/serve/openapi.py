@@ -104,7 +104,7 @@ _UUID: Json = {
     "name": _ID,
     "in": "path",
     "required": True,
-    "description": "A UUID; capitals in it are read as small letters.",
+    "description": "A UUID, with or without hyphens; capitals in it are read as small letters.",
     "schema": {"type": "string", "pattern": f"^{SESSION_UUID}$"},
 }
 _WAIT: Json = {

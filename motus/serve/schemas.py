@@ -48,10 +48,11 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 300.0
-TRUE_WORDS = ("true", "1", "yes", "on")
-FALSE_WORDS = ("false", "0", "no", "off")
-# A UUID in its usual form only, without braces and such; letters may be of either case.
-SESSION_UUID = "-".join(f"[0-9A-Fa-f]{{{length}}}" for length in (8, 4, 4, 4, 12))
+TRUE_WORDS = ("true", "1", "yes", "on", "y", "t")
+FALSE_WORDS = ("false", "0", "no", "off", "n", "f")
+# A UUID with its hyphens or without any, no braces and such; letters may be of either case.
+_GROUPS = [f"[0-9A-Fa-f]{{{length}}}" for length in (8, 4, 4, 4, 12)]
+SESSION_UUID = f"({'-'.join(_GROUPS)}|{''.join(_GROUPS)})"
 
 _converter = make_converter()
 _session_converter = pass_json_through(make_converter())

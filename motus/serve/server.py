@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import platform
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -29,12 +30,15 @@ from motus.serve.store import MemoryStore
 from motus.serve.turns import Turns
 from motus.serve.webhooks import Webhooks
 from motus.serve.workers.pool import WorkerPool
+from motus.serve.workers.process import unreadable_by_others
 
-__all__ = ["AddressError", "AgentServer", "Serving"]
+__all__ = ["AddressError", "AgentServer", "Serving", "UnsupportedSystemError"]
 
 logger = logging.getLogger("motus.serve")
 
 STDERR = 2
+# With two that programs know from elsewhere; there is nothing below debug.
+LEVEL_NAMES = {**{name: name for name in LOG_LEVELS}, "critical": "critical", "trace": "debug"}
 BACKLOG = 1024
 # For answers that are on their way when the last turn is over.
 HTTP_GRACE_SECONDS = 0.5
@@ -49,6 +53,10 @@ ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: 
 
 class AddressError(MotusError):
     """The address cannot be listened on: take another one, or stop who has it."""
+
+
+class UnsupportedSystemError(MotusError):
+    """There is no server for this system: start it on another one, also in a container there."""
 
 
 @attrs.frozen
@@ -90,6 +98,11 @@ class AgentServer:
         allow_custom_ids: bool = False,
         **more: Unpack[MoreSettings],
     ) -> None:
+        if platform.system() != "Linux":
+            raise UnsupportedSystemError(
+                "The server needs Linux for its workers. Tasks, agents and the client commands "
+                "run elsewhere too."
+            )
         _refuse_unknown(more)
         if more.get("auth_token") is None:
             more["auth_token"] = os.environ.get("MOTUS_AUTH_TOKEN") or None
@@ -117,6 +130,9 @@ class AgentServer:
         # After the function of `create_app` that ends the turns.
         self._app.after_serving(self._drain_webhooks)
         self._app.after_serving(self._stop_workers)
+
+    def __repr__(self) -> str:
+        return f"<AgentServer of {self._target.import_path}>"
 
     async def _start_workers(self) -> None:
         # Not where `serving` has, which must know before it listens whether there is an agent.
@@ -152,13 +168,13 @@ class AgentServer:
         logging. Raises `AgentLoadError` when the agent cannot be imported, `AddressError` when
         the address cannot be had.
         """
-        if (log_level := log_level.lower()) not in LOG_LEVELS:
+        if (level := LEVEL_NAMES.get(log_level.lower())) is None:
             raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {log_level!r}")
         if log_format not in LOG_FORMATS:
             raise ValueError(f"log_format must be text or json, got {log_format!r}")
         _hold_standard_descriptors()
         allow_descriptors(self._config.max_connections)
-        with collecting_rarely(), logging_to(STDERR, log_level, log_format):
+        with unreadable_by_others(), collecting_rarely(), logging_to(STDERR, level, log_format):
             trio.run(self._run, host, port)
 
     @asynccontextmanager

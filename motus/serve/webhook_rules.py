@@ -70,6 +70,8 @@ MAX_WEBHOOK_LENGTH = 2048
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# All public addresses of IPv6. Of the others Python calls some global, each version other ones.
+_UNICAST = ipaddress.IPv6Network("2000::/3")
 
 
 class AddressRefusedError(MotusError):
@@ -118,8 +120,14 @@ class AddressPolicy:
             if self.names or self.networks:
                 if not any(address in network for network in self.networks):
                     raise AddressRefusedError("it is not among those of --webhook-allow")
-            elif not address.is_global or address.is_multicast:
+            elif not _is_public(address):
                 raise AddressRefusedError("its address is not public (see --webhook-allow)")
+
+
+def _is_public(address: Address) -> bool:
+    if address.version == 6 and address not in _UNICAST:
+        return False
+    return address.is_global and not address.is_multicast
 
 
 def _plain(address: Address) -> Address:

@@ -165,10 +165,14 @@ class Prepared:
 
 @attrs.frozen
 class Forked:
-    """The worker's process is there; a descriptor that stands for it comes with the frame."""
+    """The worker's process is there, and so with the frame a descriptor that stands for it.
+
+    None comes where the system knows of no such descriptors, or has no room for one.
+    """
 
     worker_id: str
     pid: int = attrs.field(validator=attrs.validators.ge(2))
+    has_descriptor: bool = True
 
 
 @attrs.frozen

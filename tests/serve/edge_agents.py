@@ -14,6 +14,7 @@ from motus.messages import ChatMessage
 from motus.serve import AgentServer
 from motus.serve.http import collecting_rarely
 from motus.serve.interrupt import interrupt
+from tests.serve.agents import report as tell
 
 
 async def anything(
@@ -26,7 +27,7 @@ async def anything(
         case "ask":
             text = str(await interrupt({"type": "any"}))
         case "hang":
-            Path(rest).write_text(str(os.getpid()))  # noqa: ASYNC240  # before it blocks anyway
+            tell(str(Path(rest).parent), Path(rest).name, os.getpid())
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(1000)  # noqa: ASYNC251  # an agent that blocks its loop
         case "fail":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -12,7 +12,6 @@ import attrs
 import trio
 from quart.typing import TestClientProtocol
 
-from motus.errors import ProtocolError
 from motus.messages import ChatMessage
 from motus.serve.app import create_app
 from motus.serve.config import ServerConfig
@@ -50,7 +49,7 @@ class FakeWorker:
         self.exited = trio.Event()
         self._begun = trio.Event()
         self._decoder = FrameDecoder(TO_WORKER)
-        self._ids = itertools.count(1)
+        self.ids: Iterator[int] = itertools.count(1)
         self._values: dict[str, Any] = {}
         self._changed = trio.Event()
         self._out, self._in = trio.open_memory_channel[FromWorker | Exception](1000)
@@ -95,7 +94,7 @@ class FakeWorker:
     def ask(self, **payload: Any) -> str:
         """Raise an interrupt; its id."""
         assert self.turn is not None
-        interrupt_id = f"{self.number}.{next(self._ids)}"
+        interrupt_id = f"{self.number}.{next(self.ids)}"
         self.say(Interrupt(self.turn.turn_id, interrupt_id, payload))
         return interrupt_id
 
@@ -119,9 +118,6 @@ class FakeWorker:
 
     def die(self, cause: str) -> None:
         self.say(WorkerDiedError(cause))
-
-    def babble(self) -> None:
-        self.say(ProtocolError("not a frame"))
 
     async def run(self, script: Script) -> None:
         await self._begun.wait()

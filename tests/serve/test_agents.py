@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,29 @@ def test_what_is_no_import_path(path: str) -> None:
         AgentServer(path)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("tests.serve.agents:ecko", "has no attribute 'ecko': did you mean 'echo'?"),
+        (
+            "tests.serve.agents:counter.run_trn",
+            "'counter.run_trn': did you mean 'run_turn'?",
+        ),
+        ("tests.serve.agents:qqqq", "Module 'tests.serve.agents' has no attribute 'qqqq'"),
+        ("nowhere:agent", "No module named 'nowhere' in the current directory or on PYTHONPATH"),
+        ("tests.nowhere:agent", "No module named 'tests.nowhere'"),
+        (
+            "nowhere.py:agent",
+            "Could not import module 'nowhere.py': leave out '.py': nowhere:agent",
+        ),
+        ("tests.serve.support.py:x", "leave out '.py': tests.serve.support:x"),
+    ],
+)
+def test_a_path_that_leads_nowhere_says_what_may_be_meant(path: str, said: str) -> None:
+    with pytest.raises(AgentLoadError, match=f"{re.escape(said)}$"):
+        load_agent(path)
+
+
 def test_objects_are_found_where_a_worker_can_import_them() -> None:
     for agent, name in [
         (agents.echo, "echo"), (agents.Counter, "Counter"), (agents.counter, "counter"),
@@ -37,6 +61,7 @@ def test_objects_are_found_where_a_worker_can_import_them() -> None:
         assert target.import_path == f"tests.serve.agents:{name}"
         assert target.search_path == str(ROOT)
     assert locate_agent("myapp:agent").search_path is None
+    assert repr(AgentServer(agents.echo)) == "<AgentServer of tests.serve.agents:echo>"
 
 
 def test_what_no_other_process_could_import_is_refused() -> None:
@@ -50,6 +75,9 @@ def test_what_no_other_process_could_import_is_refused() -> None:
         agents.Counter(),
         agents.counter.run_turn,
         5.5,
+        # Found in some module, but nothing that could be served.
+        None,
+        0,
     ):
         with pytest.raises(ValueError, match=expected):
             AgentServer(agent)
@@ -66,6 +94,23 @@ def test_a_script_can_serve_its_own_function(tmp_path: Path) -> None:
         [sys.executable, script], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
     )
     assert done.stdout.split() == ["app:agent", str(tmp_path.resolve())], done.stderr
+
+
+def test_what_was_typed_or_is_built_in_has_no_file() -> None:
+    program = (
+        "from motus.serve.agents import locate_agent\n"
+        "print(locate_agent(max).import_path)\n"
+        "def agent(message, state): ...\n"
+        "locate_agent(agent)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout == "builtins:max\n"
+    assert done.stderr.endswith("module-level function, got one of an interactive session\n")
 
 
 def test_an_agent_is_any_object_with_run_turn() -> None:

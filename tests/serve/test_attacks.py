@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from motus.serve.wire import (
 )
 from motus.serve.workers.output import LINES_AT_A_TIME, OutputPipe
 from tests.serve.pools import children, outcome, pooled, template_of
-from tests.serve.support import ROOT, alive, reported_async, served, until, until_async
+from tests.serve.support import PATIENCE, ROOT, alive, reported_async, served, until, until_async
 
 pytestmark = pytest.mark.realtime
 
@@ -224,6 +225,47 @@ async def test_turns_outlive_their_template_where_ends_of_children_are_not_repor
 
 
 # ---------------------------------------------------------------------- the surroundings
+
+
+@pytest.mark.trio
+async def test_workers_need_no_descriptor_that_stands_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old kernels, and some containers, have none to give."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    text = "import errno, os\n"
+    text += "def refuse(pid): raise OSError(errno.ENOSYS, 'not implemented')\n"
+    text += "os.pidfd_open = refuse\nfrom tests.serve.worker_agents import misbehave\n"
+    (tmp_path / "bare.py").write_text(text)
+    async with served("bare:misbehave", workers_mode="fork", timeout=PATIENCE) as api:
+        for _ in range(4):
+            assert await api.answer("{}") == '"fine"'
+        assert (await api.error('{"how": "exit"}')).endswith("(exit code 7)")
+        assert (await api.error('{"how": "SIGSEGV"}')).endswith("(SIGSEGV)")
+        session = await api.create()
+        wish = {"how": "hang", "name": "hanging", "directory": str(tmp_path)}
+        await api.post(session, json.dumps(wish))
+        worker = await reported_async(tmp_path, "hanging")
+        assert (await api.http.post(f"/sessions/{session}/cancel")).json()["cancelled"]
+        assert not alive(worker)
+
+
+@pytest.mark.trio
+async def test_files_that_cannot_be_watched_are_served_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    text = "import sys\nclass Refused:\n"
+    text += "    def __init__(self, *_): raise OSError(24, 'no more of them')\n"
+    # The template is the program.
+    text += "sys.modules['__main__'].SourceWatch = Refused\n"
+    text += "from tests.serve.attack_agents import agent\n"
+    (tmp_path / "unwatched.py").write_text(text)
+    with caplog.at_level("INFO", "motus.serve.agent"):
+        async with served("unwatched:agent", workers_mode="fork", reload=True) as api:
+            assert await api.answer("fine") == "fine"
+    assert "cannot be watched, so they are not reloaded: no more of them" in caplog.text
+
 
 # What a careless parent leaves behind: signals that are blocked, standard descriptors closed.
 CARELESS = """

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from motus.__main__ import cli
 from motus.serve.cli.common import message_text
 from tests.serve.support import ROOT, ServerProcess, alive, reported, until
 from tests.serve.terminals import (
@@ -191,6 +193,18 @@ def test_a_message_from_an_input_that_is_closed_is_empty(monkeypatch: pytest.Mon
     assert message_text("-") == ""
 
 
+def test_an_answer_that_cannot_be_written_is_an_error(server: ServerProcess) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device
+        done = subprocess.run(
+            [sys.executable, "-m", "motus.serve", "create", server.url],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_errors_exit_with_one(server: ServerProcess) -> None:
     done = motus_here("get", server.url, "nobody")
     assert (done.returncode, done.stdout) == (1, "")
@@ -221,6 +235,13 @@ def test_the_token_of_the_environment_opens_the_server(
         assert "s3cret" not in refused.stderr
         done = motus_here("chat", server.url, "hello")
         assert done.stdout == "hello\n"
+
+
+def test_help_has_a_short_name() -> None:
+    for command in ((), ("start",), ("chat",)):
+        asked = motus_here(*command, "-h")
+        assert (asked.returncode, asked.stdout) == (0, motus_here(*command, "--help").stdout)
+    assert "--help  " in CliRunner().invoke(cli, ["-h"]).stdout
 
 
 @pytest.mark.parametrize("module", ["motus", "motus.serve"])

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from motus.serve import AgentServer
+from motus.serve.cli import serve
 from motus.serve.cli.start import start
 from motus.serve.config import MoreSettings, ServerConfig, Setting, settings
 
@@ -159,7 +160,7 @@ def test_secrets_come_from_the_environment_when_a_server_is_made(
     ],
 )  # fmt: skip
 def test_the_command_line_says_which_flag_is_wrong(arguments: list[str], said: str) -> None:
-    done = CliRunner().invoke(start, ["a:b", *arguments])
+    done = CliRunner().invoke(serve, ["start", "a:b", *arguments])
     assert done.exit_code in (1, 2)
     assert said in done.output
 
@@ -177,7 +178,7 @@ def test_the_server_gets_what_the_command_line_says(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("motus.serve.server.AgentServer", Server)
     flags = "--host h --port 1 --log-format json --ttl 2.5 --reload --workers 3"
     hosts = "--allowed-host x --allowed-host y"
-    done = CliRunner().invoke(start, f"a:b {flags} {hosts}".split())
+    done = CliRunner().invoke(serve, f"start a:b {flags} {hosts}".split())
     assert done.exit_code == 0, done.output
     assert given.pop("run") == ("h", 1, "info", "json")
     assert given.pop("agent") == "a:b"

@@ -67,8 +67,12 @@ def test_without_a_token_nobody_else_is(peer: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"forwarded", b"x-forwarded-for", b"X-Forwarded-Host", b"x-real-ip", b"via"]
-)
+    "name",
+    [
+        b"forwarded", b"x-forwarded-for", b"X-Forwarded-Host", b"x-forwarded-proto", b"x-real-ip",
+        b"via", b"CF-Connecting-IP",
+    ],
+)  # fmt: skip
 def test_a_proxy_on_this_machine_is_not_its_clients(name: bytes) -> None:
     refusal = judge(None, (name, b"192.0.2.1"))
     assert refusal is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from hypercorn.utils import wrap_app
 from trio.testing import MockClock
 
 from motus.serve.config import ServerConfig
-from motus.serve.connection import LINGER_SECONDS, Connection, Roster
+from motus.serve.connection import BODY_BYTES, LINGER_SECONDS, Connection, Roster
 
 pytestmark = pytest.mark.trio
 
@@ -166,6 +167,55 @@ async def test_the_head_of_an_answer_goes_out_with_its_body(clock: MockClock, si
         answer = await client.stream.receive_some()
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(b"\r\n\r\n" + b"x" * size)
+
+
+def streaming(body: bytes) -> Any:
+    """An application that sends as the framework does: nothing shields what is sent."""
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", str(len(body)).encode())]
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+
+        async def answer() -> None:
+            await send({**start, "trailers": False})
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            nursery.cancel_scope.cancel()
+
+    return app
+
+
+async def test_a_long_answer_is_copied_in_parts(clock: MockClock) -> None:
+    """Many may have the same one, and take their time to read it."""
+    body = b"x" * (20 * BODY_BYTES)
+    async with connected(streaming(body)) as client:
+        tracemalloc.start()
+        try:
+            await client.stream.send_all(HEAD + b"\r\n")
+            await trio.testing.wait_all_tasks_blocked()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * BODY_BYTES
+        answer = b""
+        while not answer.endswith(body):
+            answer += await client.stream.receive_some()
+
+
+async def test_a_client_that_says_no_more_is_still_answered(clock: MockClock) -> None:
+    """As soon as its answer has begun, all of it is sent."""
+    body = b"x" * (20 * BODY_BYTES)
+    async with connected(streaming(body)) as client:
+        await client.stream.send_all(HEAD + b"\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await client.read()).endswith(b"\r\n\r\n" + body)
 
 
 async def test_what_came_with_the_last_request_is_the_head_of_the_next(clock: MockClock) -> None:

@@ -325,7 +325,7 @@ async def test_an_answer_comes_also_while_something_is_still_asked() -> None:
 async def test_interrupts_that_no_worker_of_ours_would_raise(wrong: str) -> None:
     async def hostile(worker: FakeWorker) -> None:
         if wrong == "twice":
-            worker._ids = iter([1, 1])  # type: ignore[assignment]  # ids that repeat
+            worker.ids = iter([1, 1])
         for _ in range({"twice": 2, "many": 1001, "large": 1}[wrong]):
             worker.ask(text="x" * (100_000 if wrong == "large" else 1))
         await trio.sleep_forever()

@@ -118,6 +118,14 @@ def test_libraries_that_log_urls_are_quiet(pipe: tuple[int, int]) -> None:
     assert len(read_lines(reader)) == 1
 
 
+def test_quiet_libraries_are_not_louder_than_the_rest(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    with logging_to(writer, "error"):
+        logging.getLogger("httpx").warning("not this")
+        logging.getLogger("httpx").error("this")
+    assert len(read_lines(reader)) == 1
+
+
 def test_nobody_waits_for_a_reader_that_has_stopped(pipe: tuple[int, int]) -> None:
     reader, descriptor = pipe
     writer = LineWriter(descriptor, lambda dropped: f"{dropped} dropped", limit=100_000)

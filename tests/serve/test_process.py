@@ -109,6 +109,10 @@ def test_a_traceback_follows_a_line_with_the_whole_ids(tmp_path: Path) -> None:
         ("a b:c", "Error: Invalid import path 'a b:c': expected module:name, such as"),
         ("no_such_module:a", "Error: Could not import module 'no_such_module': No module named"),
         (
+            "agents.py:echo",
+            "Error: Could not import module 'agents.py': leave out '.py': agents:echo",
+        ),
+        (
             "tests.serve.agents:protocol_descriptor",
             "Error: 'tests.serve.agents:protocol_descriptor' takes no message and state",
         ),
@@ -154,7 +158,30 @@ def test_an_address_that_is_taken_is_an_error() -> None:
         port = str(other.getsockname()[1])
         done = start("tests.serve.agents:echo", "--host", "127.0.0.1", "--port", port)
     assert done.returncode == 1
-    assert done.stderr == f"Error: Could not listen on 127.0.0.1:{port}: Address already in use\n"
+    assert done.stderr == (
+        f"Error: Could not listen on 127.0.0.1:{port}: Address already in use\n"
+        "Choose another one with --host and --port.\n"
+    )
+
+
+TELLS = """
+import ctypes, os, signal
+from motus.serve import AgentServer, server
+def tell(line):
+    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+server._announce = tell
+AgentServer("tests.serve.agents:where").run("127.0.0.1", 0)
+"""
+
+
+def test_what_the_server_has_in_memory_is_for_no_other_process() -> None:
+    """Agents run as the same user, who could read the token out of its environment otherwise."""
+    done = subprocess.run(
+        [sys.executable, "-c", TELLS], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    # PR_GET_DUMPABLE
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
 
 
 def test_a_worker_loads_no_web_stack() -> None:

@@ -105,6 +105,16 @@ CORPUS: dict[str, tuple[bytes, set[int]]] = {
     "empty host": (GET + b"Host:\r\n" + END, {400, 403}),
     "two hosts": (GET + H + H + END, {400}),
     "two different hosts": (GET + H + b"Host: evil.example\r\n" + END, {400}),
+    "health under a host with empty labels": (
+        b"GET /health HTTP/1.1\r\nHost: a..b\r\n" + END, {200}
+    ),
+    "health under a host with a long label": (
+        b"GET /health HTTP/1.1\r\nHost: " + b"a" * 64 + b".b\r\n" + END, {200}
+    ),
+    "health under a host beyond ASCII": (
+        b"GET /health HTTP/1.1\r\nHost: \xc3\xa9\xad.b\r\n" + END, {200}
+    ),
+    "host with empty labels": (GET + b"Host: a..localhost\r\n" + END, {200, 403}),
     "another host": (GET + b"Host: evil.example\r\n" + END, {403}),
     "host list": (GET + b"Host: localhost, evil.example\r\n" + END, {403}),
     "host with a path": (GET + b"Host: localhost/x\r\n" + END, {403}),

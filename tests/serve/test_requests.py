@@ -53,8 +53,8 @@ STRANGE_IDS = [
     b"x", b"%00", b"%0d%0aevil:%201", b"%20", b"%", b"%zz", b"%ff", b"%ed%a0%80", b"%c3%a9",
     b"..%2f..%2fetc%2fpasswd", b"..", b".", b"%2e%2e", b"-1", b"null", b"{id}", b"'--", b"a;b=c",
     b"<script>", b"%25", b"$(id)", b"~", b"x" * 8000, b"*", b"%F0%9F%98%80", b"%e2%80%ae",
-    UUID, b"{" + UUID + b"}", UUID.replace(b"-", b""), UUID + b"0", b"a:b", b"a@b", b"[]", b"a,b",
-    b"a+b", b"health",
+    UUID, b"{" + UUID + b"}", UUID.replace(b"-", b"", 1), UUID + b"0", b"a:b", b"a@b", b"[]",
+    b"a,b", b"a+b", b"health",
 ]  # fmt: skip
 
 # Neither is a JSON text, by the letter of RFC 8259 or by the limits that are documented.

@@ -137,6 +137,22 @@ async def test_every_waiter_is_answered() -> None:
         assert trio.current_time() - began == pytest.approx(5)
 
 
+@pytest.mark.parametrize("word", ["true", "1", "yes", "on", "y", "t", "True"])
+async def test_the_words_for_waiting(word: str) -> None:
+    async with house(agent) as h:
+        path = await create(h)
+        await send(h, path, "hello")
+        assert (await h.ask("GET", f"{path}?wait={word}"))[1]["status"] == "idle"
+
+
+@pytest.mark.parametrize("word", ["false", "0", "no", "off", "n", "f", "False"])
+async def test_the_words_for_not_waiting(word: str) -> None:
+    async with house(agent) as h:
+        path = await create(h)
+        await send(h, path, "hang")
+        assert (await h.ask("GET", f"{path}?wait={word}"))[1]["status"] == "running"
+
+
 async def test_a_wait_for_a_session_that_is_deleted_says_so() -> None:
     async with house(agent) as h:
         path = await create(h)
@@ -166,7 +182,19 @@ async def test_custom_ids() -> None:
         assert (status, created["session_id"]) == (201, session)
         again = await h.ask("PUT", f"/sessions/{session}")
         assert again == (409, {"detail": "Session already exists"})
-        for wrong in ("mine", "{" + session + "}", "a" * 1000):
+        plain = session.replace("-", "")
+        status, created = await h.ask("PUT", f"/sessions/{plain.upper()}")
+        assert (status, created["session_id"]) == (201, plain)
+        assert (await h.ask("DELETE", f"/sessions/{plain}"))[0] == 204
+        assert (await h.ask("GET", f"/sessions/{session}"))[0] == 200
+        for wrong in (
+            "mine",
+            "{" + session + "}",
+            "a" * 1000,
+            plain[1:],
+            session[:-1],
+            plain + "0",
+        ):
             refused = await h.ask("PUT", f"/sessions/{wrong}")
             assert refused == (400, {"detail": "Session ID must be a valid UUID"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -17,10 +18,12 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from click.testing import CliRunner
 
 from motus.serve import AgentServer
+from motus.serve.cli import serve
 from motus.serve.config import MoreSettings
-from motus.serve.server import AddressError, Serving, _without_echoes
+from motus.serve.server import AddressError, Serving, UnsupportedSystemError, _without_echoes
 from tests.serve import agents, edge_agents
 from tests.serve.support import (
     PATIENCE,
@@ -40,6 +43,15 @@ AGENT = "tests.serve.edge_agents:anything"
 
 
 # The application.
+
+
+def test_elsewhere_than_on_linux_a_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    with pytest.raises(UnsupportedSystemError, match="The server needs Linux"):
+        AgentServer("tests.serve.agents:echo")
+    result = CliRunner().invoke(serve, ["start", "tests.serve.agents:echo"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: The server needs Linux")
 
 
 @pytest.mark.trio
@@ -379,10 +391,15 @@ def test_who_serves_all_addresses_without_a_token_is_told_who_is_served(tmp_path
 def test_others_are_not_told_who_is_served(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "motus.serve")
     no_auth, token = MoreSettings(auth="none"), MoreSettings(auth_token=TOKEN)
+
+    def serve(host: str, options: MoreSettings) -> None:
+        server = AgentServer(agents.echo, **options)
+        server._say_who_is_served(Serving(host, 80))  # noqa: SLF001  # opens no address to others
+
     for host, options in (("::", no_auth), ("::", token), ("127.0.0.1", MoreSettings())):
-        AgentServer(agents.echo, **options)._say_who_is_served(Serving(host, 80))
+        serve(host, options)
     assert caplog.messages == []
-    AgentServer(agents.echo)._say_who_is_served(Serving("::", 80))
+    serve("::", MoreSettings())
     assert "at http://[::1]:80:" in caplog.text
 
 
@@ -453,6 +470,20 @@ def _arguments_below(pid: int) -> str:
     ]
     own = Path(f"/proc/{pid}/cmdline").read_text()
     return "\n".join([own, *(_arguments_below(int(child)) for child in children)])
+
+
+@pytest.mark.parametrize("level", ["critical", "trace", "WARNING"])
+def test_levels_have_the_names_that_programs_know(
+    level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> None:
+        seen.append(logging.getLogger().level)
+
+    seen: list[int] = []
+    monkeypatch.setattr(trio, "run", run)
+    AgentServer(edge_agents.anything).run(log_level=level)
+    expected = {"critical": logging.CRITICAL, "trace": logging.DEBUG, "WARNING": logging.WARNING}
+    assert seen == [expected[level]]
 
 
 def test_a_wrong_way_to_log_is_refused_before_anything_starts() -> None:

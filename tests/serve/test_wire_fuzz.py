@@ -54,8 +54,8 @@ DIRECTIONS: list[tuple[dict[str, type[Any]], list[Any]]] = [
     ]),
     (wire.TO_TEMPLATE, [wire.Fork("w")]),
     (wire.FROM_TEMPLATE, [
-        wire.Prepared("fork"), wire.Forked("w", 2), wire.NotForked("w", 12), wire.Exited("w", -9),
-        wire.Changed(), wire.Failure(None, "no agent", "Traceback"),
+        wire.Prepared("fork"), wire.Forked("w", 2, has_descriptor=False), wire.NotForked("w", 12),
+        wire.Exited("w", -9), wire.Changed(), wire.Failure(None, "no agent", "Traceback"),
     ]),
 ]  # fmt: skip
 VALUES = [

@@ -446,6 +446,27 @@ async def test_changed_files_make_a_new_template_without_a_failed_turn(modules: 
         await until_async(lambda: not alive(first), "the end of its template")
 
 
+async def test_a_change_during_an_import_is_not_missed(modules: Path) -> None:
+    part, go, imports = modules / "part.py", modules / "go", modules / "imports"
+    # It has read the other file, which is not watched yet, when it waits.
+    waits = f"import pathlib, time\npathlib.Path({str(imports)!r}).open('a').write('x')\n"
+    waits += f"while not pathlib.Path({str(go)!r}).exists():\n    time.sleep(0.01)\n"
+    (modules / "waiting.py").write_text("from part import ANSWER\n" + waits + AGENT)
+    part.write_text("ANSWER = 'one'\n")
+    go.touch()
+    async with pooled("waiting:agent", reload=True, workers_mode="fork") as pool:
+        assert await outcome(pool) == "one"
+        go.unlink()
+        seen = len(imports.read_text())
+        part.write_text("ANSWER = 'number two'\n")
+        await until_async(lambda: len(imports.read_text()) > seen, "another import")
+        part.write_text("ANSWER = 'the third one'\n")
+        go.touch()
+        with trio.fail_after(20):
+            while (answer := await outcome(pool)) != "the third one":
+                assert answer in ("one", "number two")
+
+
 async def test_a_frame_that_is_none_harms_that_turn_only() -> None:
     async with pooled("misbehave") as pool:
         with pytest.raises((ProtocolError, WorkerDiedError)):

@@ -24,7 +24,7 @@ from motus.serve.cli.commands import (
 from motus.serve.cli.common import accept_any_text
 from motus.serve.cli.start import start
 
-__all__ = ["serve"]
+__all__ = ["HELP", "serve"]
 
 
 _EPILOG = """
@@ -48,7 +48,11 @@ class _Ordered(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=_Ordered, invoke_without_command=True, epilog=_EPILOG)
+# Commands have it from their group.
+HELP = {"help_option_names": ["--help", "-h"]}
+
+
+@click.group(cls=_Ordered, invoke_without_command=True, epilog=_EPILOG, context_settings=HELP)
 @click.pass_context
 def serve(context: click.Context) -> None:
     """Serve agents over HTTP, and talk to servers."""

@@ -240,7 +240,7 @@ def _is_verdict(answer: Any) -> bool:
 def cancel(url: str, session_id: str) -> None:
     """Stop the turn of a session.
 
-    The session is as it was before it.
+    The conversation is as it was before the turn.
     """
     with translated_errors(), connect(url) as client:
         show(client.cancel(session_id))

@@ -63,6 +63,10 @@ def translated_errors(*, if_not_found: str = "") -> Iterator[None]:
     except (AgentLoadError, ConnectionLostError, ServerRefusedError, ValueError) as error:
         lines = filter(None, (str(error), _advice(error, if_not_found)))
         raise click.ClickException(visible("\n".join(lines))) from error
+    except BrokenPipeError:
+        raise  # nobody reads the answer: click ends without a word
+    except OSError as error:
+        raise click.ClickException(error.strerror or str(error)) from error
 
 
 def _advice(error: Exception, if_not_found: str) -> str:

@@ -29,7 +29,7 @@ def _option(setting: Setting) -> click.Option:
         case "names":
             return click.Option(names, multiple=True, metavar="NAME", help=f"{text} Repeatable.")
         case "secret":
-            text = f"{text} Other users of the machine can read it here: rather set {{}}."
+            text = f"{text} Other users of the machine can read it here: prefer {{}}."
             return click.Option(names, metavar="TOKEN", help=text.format(setting.variable))
         case "seconds":
             return click.Option(
@@ -80,12 +80,15 @@ def start(
     Without a token (MOTUS_AUTH_TOKEN) only clients on this machine are served.
     """
     # The web stack: the commands that talk to a server do without it.
-    from motus.serve.server import AddressError, AgentServer
+    from motus.serve.server import AddressError, AgentServer, UnsupportedSystemError
 
     with translated_errors():
         parse_import_path(agent)
-        server = AgentServer(agent, **options)
         try:
+            server = AgentServer(agent, **options)
             server.run(host, port, log_level, log_format)
-        except AddressError as error:
+        except UnsupportedSystemError as error:
             raise click.ClickException(str(error)) from error
+        except AddressError as error:
+            advice = "Choose another one with --host and --port."
+            raise click.ClickException(f"{error}\n{advice}") from error

@@ -100,6 +100,11 @@ class TemplateProcess:
         """Wait until the process is gone, or the files that it has imported have changed."""
         await self._news.wait()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `wait_news` would return at once."""
+        return self._news.is_set()
+
     def forget_news(self) -> None:
         """Have `wait_news` wait for the next change."""
         if not self.has_ended:
@@ -290,11 +295,11 @@ class TemplateProcess:
                 self._failure = message
             case Changed():
                 self._news.set()
-            case Forked(worker_id, pid):
+            case Forked(worker_id, pid, has_descriptor):
                 self.has_forked = True
-                if not self._received:
+                if has_descriptor and not self._received:
                     raise ProtocolError("a worker without its descriptor")
-                process = self._received.popleft()
+                process = self._received.popleft() if has_descriptor else None
                 if (worker := self._workers.get(worker_id)) is None:
                     _close(process)
                 else:

@@ -34,6 +34,8 @@ READY_SECONDS = 300.0
 FORK_SECONDS = 10.0
 # An editor writes a file in several steps, and often more than one file.
 CHANGES_SETTLE_SECONDS = 0.1
+# Changes during an import are followed by another import, which may make some itself, each time.
+MISSED_CHANGES = 3
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
 # A template that lived that long was not ended by what it was made of.
@@ -124,10 +126,13 @@ class WorkerPool:
     async def _keep(self, scope: anyio.CancelScope, task_status: TaskStatus[None]) -> None:
         """Have a template that is alive and up to date, and change over to a new one."""
         deaths = 0
+        in_a_row = 0
         pause = 0.0
         with scope:
             while True:
                 began = anyio.current_time()
+                before = self._alive()
+                missed = False
                 try:
                     template, first = await self._prepare()
                 except AgentLoadError as error:
@@ -138,6 +143,9 @@ class WorkerPool:
                     if deaths >= DEATHS_UNTIL_ERROR or not self._has_begun:
                         self._report(AgentLoadError(f"The agent could not be imported: {error}"))
                 else:
+                    # What has changed meanwhile it may have imported before that, and it watches
+                    # what it has imported only from now on.
+                    missed = before is not None and not before.has_ended and before.has_news
                     self._change_over(template, first)
                     if not self._has_begun:
                         self._has_begun = True
@@ -145,8 +153,10 @@ class WorkerPool:
                 if not self._has_begun:
                     self._closing.set()
                     return
+                in_a_row = in_a_row + 1 if missed else 0
                 if (current := self._alive()) is not None:
-                    await current.wait_news()
+                    if not 0 < in_a_row <= MISSED_CHANGES:
+                        await current.wait_news()
                     if not current.has_ended:
                         await anyio.sleep(CHANGES_SETTLE_SECONDS)
                         current.forget_news()

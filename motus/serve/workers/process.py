@@ -1,4 +1,4 @@
-"""What a worker or a template asks of the system for its own process. Linux only."""
+"""What a worker, a template or the server asks of the system for its own process. Linux only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import _exit
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +33,7 @@ __all__ = [
     "stop_following",
     "take_channel",
     "thread_count",
+    "unreadable_by_others",
 ]
 
 # In the environment of everything that a worker starts: the id of the worker.
@@ -42,6 +45,8 @@ FIRST_PRIVATE_DESCRIPTOR = 200
 HUGE_PAGE = 2 << 20
 MIB = 1 << 20
 # <linux/prctl.h>, <linux/mman.h>
+PR_GET_DUMPABLE = 3
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 MADV_COLLAPSE = 25
 # Thousandths of all memory that the system counts as ours beside what we use.
@@ -124,6 +129,21 @@ def adopt_orphans() -> None:
 def forbid_core_dumps() -> None:
     """No image of this process, with the secrets in it, is written when it crashes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextmanager
+def unreadable_by_others() -> Iterator[None]:
+    """Meanwhile, only root can look into this process: its environment, its memory, its files.
+
+    An agent runs as the same user, and would find the server's secrets in /proc. Programs that
+    this one starts are as they would be without it. No core is dumped either.
+    """
+    before = _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)
+    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _libc.prctl(PR_SET_DUMPABLE, before, 0, 0, 0)
 
 
 def be_killed_first() -> None:

@@ -106,7 +106,7 @@ class _Template:
         self._workers: dict[int, str] = {}
         self._endings: dict[int, _Ending] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watch = SourceWatch(settings.search_path) if settings.reload else None
+        self._watch = _watch(settings) if settings.reload else None
 
     def run(self) -> NoReturn:
         """Serve until the server's end of the socket is closed."""
@@ -168,14 +168,19 @@ class _Template:
         channel, output = self._received.popleft(), self._received.popleft()
         try:
             pid = self._start(wish.worker_id, channel, output)
-            self._workers[pid] = wish.worker_id
-            process = os.pidfd_open(pid)
         except OSError as error:
             self._send(NotForked(wish.worker_id, error.errno or errno.EAGAIN))
             return
         finally:
             os.close(channel)
             os.close(output)
+        self._workers[pid] = wish.worker_id
+        try:
+            process = os.pidfd_open(pid)
+        except OSError:
+            # Old kernels, and some containers, are without.
+            self._send(Forked(wish.worker_id, pid, has_descriptor=False))
+            return
         try:
             self._send(Forked(wish.worker_id, pid), (process,))
         finally:
@@ -300,6 +305,15 @@ def _group_exists(pid: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def _watch(settings: WorkerSettings) -> SourceWatch | None:
+    try:
+        return SourceWatch(settings.search_path)
+    except OSError as error:
+        # The system gives out a hundred or so to each user.
+        print(f"the agent's files cannot be watched, so they are not reloaded: {error.strerror}")  # noqa: T201  # to the server's log
+        return None
 
 
 def _start_over(control: int, lifeline: int, settings: WorkerSettings) -> NoReturn:

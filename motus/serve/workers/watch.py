@@ -32,7 +32,8 @@ class SourceWatch:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.descriptor: int = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self.descriptor < 0:
-            raise OSError(ctypes.get_errno(), "no files can be watched")
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
         for folder in _folders() | ({Path(beside)} if beside is not None else set()):
             # A folder that is gone again is no reason not to watch the others.
             self._libc.inotify_add_watch(self.descriptor, os.fsencode(folder), WATCHED)

@@ -162,8 +162,8 @@ class Worker:
             if self._process is not None:
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
             else:
-                # There was no room for a descriptor. The number is its own until it is reaped,
-                # and that is reported.
+                # There is no descriptor. The number is its own until it is reaped, and that is
+                # reported.
                 os.kill(self.pid, signal.SIGKILL)
 
     async def wait_forked(self) -> None:
