@@ -133,12 +133,12 @@ class ServerProcess:
     The agent is one of tests/serve/agents.py, or a whole import path.
     """
 
-    def __init__(self, agent: str, log: Path, *options: str) -> None:
+    def __init__(self, agent: str, log: Path, *options: str, module: str = "motus.serve") -> None:
         self._log = log
         path = agent if ":" in agent else f"tests.serve.agents:{agent}"
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "motus.serve", "start", path,
+                [sys.executable, "-m", module, "start", path,
                  "--host", "127.0.0.1", "--port", "0", *options],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip

@@ -273,7 +273,7 @@ import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
 os.close(0)
 os.close(2)
-os.execv(sys.executable, [sys.executable, "-m", "motus.serve", "start", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-m", "tests.serve.readable", "start", *sys.argv[1:]])
 """
 
 

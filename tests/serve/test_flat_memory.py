@@ -67,7 +67,9 @@ def converse(server: ServerProcess, turns: int) -> None:
 @pytest.mark.realtime
 def test_turns_leave_nothing_behind(tmp_path: Path) -> None:
     with (
-        ServerProcess("echo", tmp_path / "log", "--workers", str(CLIENTS)) as server,
+        ServerProcess(
+            "echo", tmp_path / "log", "--workers", str(CLIENTS), module="tests.serve.readable"
+        ) as server,
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
         processes = (server.process.pid, template_of(server.process.pid))

@@ -205,7 +205,8 @@ def test_a_server_whose_log_nobody_reads_still_serves_and_stops() -> None:
     program = (
         "from motus.serve import AgentServer\n"
         "import logging, sys, threading\n"
-        "import motus.serve.logs\n"
+        "import contextlib, motus.serve.logs, motus.serve.server\n"
+        "motus.serve.server.unreadable_by_others = contextlib.nullcontext\n"
         "motus.serve.logs.FLUSH_SECONDS = 0.1\n"
         "def flood():\n"
         "    sys.stdin.readline()\n"
