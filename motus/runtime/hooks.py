@@ -181,7 +181,7 @@ def call(callback: HookCallback, event: HookEvent) -> Awaitable[Any] | None:
     """Call one callback; what it raises is logged. Whatever it returns to be awaited."""
     try:
         result = callback(event)
-    except Exception:  # noqa: BLE001  # a mistake in a hook must not change the task
+    except (Exception, SystemExit):  # noqa: BLE001  # what a hook does must not change the task
         _log.exception("a %s hook of task '%s' failed", event.event_type, event.name)
         return None
     return result if inspect.isawaitable(result) else None
@@ -191,7 +191,7 @@ async def finish(waiting: Awaitable[Any], event: HookEvent) -> None:
     """Await what a callback returned; what it raises is logged."""
     try:
         await waiting
-    except Exception:  # noqa: BLE001  # as above
+    except (Exception, SystemExit):  # noqa: BLE001  # as above
         _log.exception("a %s hook of task '%s' failed", event.event_type, event.name)
 
 

@@ -220,14 +220,15 @@ async def test_a_hook_that_never_ends_does_not_keep_the_runtime_open() -> None:
     assert anyio.current_time() - start == pytest.approx(5)
 
 
+@pytest.mark.parametrize("error", [ValueError("in a hook"), SystemExit(3)])
 async def test_what_a_hook_raises_is_logged_and_changes_nothing(
-    caplog: pytest.LogCaptureFixture,
+    error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     def bad(event: HookEvent) -> None:
-        raise ValueError("in a hook")
+        raise error
 
     async def worse(event: HookEvent) -> None:
-        raise ValueError("in an asynchronous hook")
+        raise error
 
     with caplog.at_level(logging.ERROR, "motus.runtime"):
         async with open_runtime() as runtime:
