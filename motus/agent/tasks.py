@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from motus.messages import ChatCompletion, ChatMessage, ToolDefinition
@@ -62,8 +63,15 @@ def _takes_cache_policy(client: object, call: Callable[..., Any]) -> bool:
 
     Clients of users may hand the rest of their keywords on to an SDK, which knows nothing of it.
     """
-    parameters = inspect.signature(call).parameters
-    return "cache_policy" in parameters or (
-        getattr(type(client), "wants_cache_policy", False)
-        and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    )
+    # Looking at a signature takes as long as the rest of the call; of methods there are few.
+    look = _names_it if inspect.ismethod(call) else _names_it.__wrapped__
+    names_it, takes_any = look(getattr(call, "__func__", call))
+    return names_it or (takes_any and getattr(type(client), "wants_cache_policy", False))
+
+
+@cache
+def _names_it(function: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether it has that parameter, and whether it takes any keyword."""
+    parameters = inspect.signature(function).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return "cache_policy" in parameters, takes_any
